@@ -1,0 +1,1 @@
+"""Reading what runs have written: the Streamlit app and its data layer."""

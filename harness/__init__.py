@@ -1,0 +1,1 @@
+"""Judging a model: eval sets, probes, judges, statistics, gates and selection."""

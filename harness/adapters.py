@@ -1,0 +1,306 @@
+"""Many LoRA adapters on one base.
+
+The base is never trained and nothing is merged into it; a policy, its reference, a value function
+and every reward-model member are adapters that take turns. Two rules follow, which nothing in
+PyTorch enforces (tests show what happens otherwise):
+
+- A forward and its backward finish before another adapter is activated. Switching in between
+  gives the first adapter a gradient of exactly zero, because ``activate`` clears its
+  ``requires_grad``; under gradient checkpointing the recomputation would run through the wrong
+  adapter and give a wrong gradient without an error.
+- Heads are stored apart, never as part of an adapter. Loading is strict: a missing or unexpected
+  tensor is an ``IntegrityError``, where peft would only warn.
+
+Tensors are addressed by layer, not by searching names in keys: peft's own state dict takes every
+key that contains the adapter's name, so ``policy`` would also catch ``policy_start``.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from harness.errors import InputError, IntegrityError
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+# One LoRA is these containers of a layer, each a dict by adapter name.
+_CONTAINERS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """Which adapter computes (None: the base alone) and whether its weights take gradients."""
+
+    name: str | None
+    train: bool = False
+
+
+def add_adapter(
+    model: PreTrainedModel | PeftModel, name: str, lora: LoraConfig, *, seed: int
+) -> PeftModel:
+    """Add a new adapter whose output is zero (B = 0) and whose A is drawn from ``seed`` alone.
+
+    The first adapter wraps a plain model and freezes it; use the returned model from then on.
+    Weights are float32, whatever the base is: in bfloat16 most entries do not move at the learning
+    rates of RLHF. What is active stays active (the base alone, after the first): call ``activate``.
+    The caller's random state is neither read nor changed.
+    """
+    _check_name(model, name)
+    before = active(model) if isinstance(model, PeftModel) else Activation(None)
+    lora = copy.deepcopy(lora)  # peft writes resolved names into the one it is given
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        if isinstance(model, PeftModel):
+            model.add_adapter(name, lora)
+        else:
+            model.requires_grad_(False)
+            model = get_peft_model(model, lora, adapter_name=name)
+    for weight in adapter_weights(model, name).values():
+        weight.data = weight.data.float()
+    activate(model, before.name, train=before.train)
+    return model
+
+
+def load_adapter(
+    model: PreTrainedModel | PeftModel, name: str, folder: Path, *, trainable: bool = False
+) -> PeftModel:
+    """Add the adapter stored in ``folder``, and activate it for training if ``trainable``.
+
+    Raises ``InputError`` for a folder that holds no adapter, ``IntegrityError`` where its tensors
+    are not exactly those that its configuration calls for (a reward adapter with its head on a
+    causal model, a truncated file, another base's shapes).
+    """
+    config = read_config(folder)
+    stored = read_weights(folder)
+    model = add_adapter(model, name, config, seed=0)
+    try:
+        _fill(model, name, stored, origin=str(folder / WEIGHTS_FILE))
+    except IntegrityError:
+        remove_adapter(model, name)
+        raise
+    if trainable:
+        activate(model, name, train=True)
+    return model
+
+
+def copy_adapter(
+    model: PeftModel, source: str, target: str, *, trainable: bool = False
+) -> PeftModel:
+    """Add ``target`` with the weights of ``source``, and activate it if ``trainable``."""
+    weights = {key: tensor.detach().clone() for key, tensor in _known(model, source).items()}
+    model = add_adapter(model, target, _config(model, source), seed=0)
+    _fill(model, target, weights, origin=source)
+    if trainable:
+        activate(model, target, train=True)
+    return model
+
+
+def save_adapter(model: PeftModel, name: str, folder: Path) -> None:
+    """Write the adapter into an existing folder, in the form that plain peft loads.
+
+    The bytes are a function of the weights and the configuration alone (peft's own
+    ``save_pretrained`` writes its sets in hash order, which differs from process to process).
+    """
+    weights = {
+        key: tensor.detach().to("cpu", copy=True).contiguous()
+        for key, tensor in _known(model, name).items()
+    }
+    save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    config = {
+        key: sorted(value) if isinstance(value, set | frozenset) else value
+        for key, value in _config(model, name).to_dict().items()
+    } | {"inference_mode": True}
+    text = json.dumps(config, indent=2, sort_keys=True)
+    (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def activate(model: PeftModel, name: str | None, *, train: bool = False) -> None:
+    """Let ``name`` compute, or the base alone (None).
+
+    Of all adapters' weights exactly those of ``name`` get ``requires_grad = train`` and all others
+    false. Weights that are no adapter's (the base, a head) are not touched.
+    """
+    if name is not None:
+        _check_known(model, name)
+    if name is None and train:
+        raise ValueError("the base alone has nothing to train")
+    for _, layer in _layers(model):
+        layer._disable_adapters = name is None
+        if name is not None:
+            layer._active_adapter = [name]
+        for container in _CONTAINERS:
+            for owner, part in getattr(layer, container, {}).items():
+                wanted = train and owner == name
+                for weight in part.parameters() if isinstance(part, nn.Module) else (part,):
+                    weight.requires_grad_(wanted)
+    model._adapters_disabled = name is None
+    if name is not None:
+        model.active_adapter = name
+        model.base_model.active_adapter = name
+
+
+def active(model: PeftModel) -> Activation:
+    """What ``activate`` was last called with."""
+    for _, layer in _layers(model):
+        if layer.disable_adapters:
+            return Activation(None)
+        for name in layer.active_adapters:
+            if name in layer.lora_A:
+                return Activation(name, train=layer.lora_A[name].weight.requires_grad)
+    return Activation(None)
+
+
+@contextmanager
+def using(model: PeftModel, name: str | None, *, train: bool = False) -> Iterator[None]:
+    """Activate ``name`` and put back what was active before, also after an error.
+
+    The rule above holds for the outer adapter too: no backward of its graph may be pending.
+    """
+    before = active(model)
+    activate(model, name, train=train)
+    try:
+        yield
+    finally:
+        activate(model, before.name, train=before.train)
+
+
+def remove_adapter(model: PeftModel, name: str) -> None:
+    """Delete an adapter; if it was active, the base alone is active afterwards."""
+    _check_known(model, name)
+    before = active(model)
+    if before.name == name:
+        before = Activation(None)
+    others = [other for other in model.peft_config if other != name]
+    if others:  # peft warns when the active one goes
+        activate(model, others[0])
+    model.delete_adapter(name)
+    activate(model, before.name, train=before.train)
+
+
+def adapter_weights(model: PeftModel, name: str) -> dict[str, nn.Parameter]:
+    """The adapter's parameters themselves, under the names that peft stores them by."""
+    weights: dict[str, nn.Parameter] = {}
+    for path, layer in _layers(model):
+        for container in _CONTAINERS:
+            parts = getattr(layer, container, {})
+            if name not in parts:
+                continue
+            part = parts[name]
+            if isinstance(part, nn.Module):
+                for leaf, weight in part.named_parameters():
+                    weights[f"{path}.{container}.{leaf}"] = weight
+            else:
+                weights[f"{path}.{container}"] = part
+    return weights
+
+
+def adapter_hash(model_or_state: PeftModel | Mapping[str, Tensor], name: str = "") -> str:
+    """sha256 (hex) over the sorted tensors' names, types, shapes and bytes.
+
+    For an adapter in memory it equals ``hash_file`` of the folder that it was saved to.
+    """
+    state: Mapping[str, Tensor] = (
+        _known(model_or_state, name) if isinstance(model_or_state, PeftModel) else model_or_state
+    )
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        tensor = state[key].detach().to("cpu").contiguous()
+        digest.update(f"{key}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def hash_file(folder: Path) -> str:
+    """``adapter_hash`` of the adapter stored in ``folder``."""
+    return adapter_hash(read_weights(folder))
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a stored adapter, on the CPU, by peft's names."""
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise InputError(f"no adapter here: {WEIGHTS_FILE} is missing", path=folder)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise IntegrityError(f"{path}: not a whole safetensors file: {error}") from error
+
+
+def read_config(folder: Path) -> LoraConfig:
+    """The configuration of a stored LoRA adapter; ``InputError`` for anything else."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise InputError(f"no adapter here: {CONFIG_FILE} is missing", path=folder)
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"unreadable adapter configuration: {error}", path=path) from error
+    if not isinstance(config, LoraConfig):
+        raise InputError(f"a {config.peft_type} adapter; only LoRA is supported", path=path)
+    return config
+
+
+def _layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
+    for path, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            yield path, module
+
+
+def _fill(model: PeftModel, name: str, stored: Mapping[str, Tensor], *, origin: str) -> None:
+    """Copy ``stored`` into the adapter, or raise ``IntegrityError`` naming what does not fit."""
+    own = adapter_weights(model, name)
+    for problem, keys in (
+        ("missing", own.keys() - stored.keys()),
+        ("unexpected", stored.keys() - own.keys()),
+    ):
+        if keys:
+            listed = sorted(keys)
+            more = f" and {len(listed) - 1} more" if len(listed) > 1 else ""
+            raise IntegrityError(f"{origin}: {problem} tensor {listed[0]}{more}")
+    for key, parameter in own.items():
+        if stored[key].shape != parameter.shape:
+            raise IntegrityError(
+                f"{origin}: {key} has shape {tuple(stored[key].shape)}, "
+                f"this base needs {tuple(parameter.shape)}"
+            )
+    with torch.no_grad():
+        for key, parameter in own.items():
+            parameter.copy_(stored[key])
+
+
+def _config(model: PeftModel, name: str) -> LoraConfig:
+    config: Any = model.peft_config[name]
+    return config
+
+
+def _known(model: PeftModel, name: str) -> dict[str, nn.Parameter]:
+    _check_known(model, name)
+    return adapter_weights(model, name)
+
+
+def _check_known(model: PeftModel, name: str) -> None:
+    if name not in model.peft_config:
+        raise KeyError(f"no adapter {name!r}; there are: {', '.join(sorted(model.peft_config))}")
+
+
+def _check_name(model: PreTrainedModel | PeftModel, name: str) -> None:
+    if not name or "." in name or "lora_" in name:  # a module's name may hold no dot
+        raise ValueError(f"{name!r} cannot name an adapter")
+    if isinstance(model, PeftModel) and name in model.peft_config:
+        raise ValueError(f"there is an adapter {name!r} already")

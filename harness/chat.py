@@ -1,0 +1,65 @@
+"""Messages and conversations, rendered through the tokenizer's own chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+    def to_dict(self) -> dict[str, str]:
+        return {"role": self.role, "content": self.content}
+
+
+Conversation = tuple[Message, ...]
+
+
+def system(content: str) -> Message:
+    return Message("system", content)
+
+
+def user(content: str) -> Message:
+    return Message("user", content)
+
+
+def assistant(content: str) -> Message:
+    return Message("assistant", content)
+
+
+class MissingChatTemplateError(ValueError):
+    """The tokenizer has no chat template and none was given."""
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, reply_next: bool
+) -> list[int]:
+    """Token ids of a conversation, special tokens included.
+
+    ``reply_next`` appends the header after which the assistant's reply starts: true for asking,
+    false for scoring a finished conversation. Raises ``MissingChatTemplateError`` without a
+    template, because any format we guessed would silently change every score.
+    """
+    if not tokenizer.chat_template:
+        raise MissingChatTemplateError(
+            f"the tokenizer of {tokenizer.name_or_path!r} has no chat template; "
+            "give one with --chat-template FILE (a Jinja template)"
+        )
+    ids = tokenizer.apply_chat_template(
+        [message.to_dict() for message in messages],
+        add_generation_prompt=reply_next,
+        tokenize=True,
+        return_dict=False,
+    )
+    return [int(token) for token in ids]

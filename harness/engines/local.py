@@ -1,0 +1,312 @@
+"""Generation with transformers, in this process, by a decode loop of our own.
+
+Why not ``model.generate``: its sampling depends on the batch, it cannot hand out replies as they
+finish nor drop finished rows, and on small models its bookkeeping costs more than the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from harness.chat import Message, render
+from harness.engines.protocol import Request
+from harness.engines.sampling import choose, uniform
+from harness.models import causal_model, length_sorted_batches, pad_left
+from harness.probes.protocol import Reply
+
+# Dropping finished rows copies the cache of the others: done when a quarter of the rows are over.
+_DROP_SHARE = 0.25
+# Logits of one forward in ``log_probs`` are kept under this many numbers (512 MiB in float32).
+_MAX_LOGITS = 2**27
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """The tokens of one reply as generated, the end token included if there is one."""
+
+    token_ids: tuple[int, ...]
+    stopped: bool  # by an end token, which is then the last of token_ids; else by the limit
+
+
+class LocalEngine:
+    """The model in memory, with whatever adapter is active while it computes.
+
+    ``batch_size`` prompts are decoded side by side. Generation stops at any of ``eos_ids``: those
+    of the generation configuration and the tokenizer's own, the latter first. Dropout must be off:
+    the engine puts the model in eval mode at each call and leaves it as it found it.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        batch_size: int,
+        max_new_tokens: int,
+    ) -> None:
+        if batch_size < 1 or max_new_tokens < 1:
+            raise ValueError("batch_size and max_new_tokens must be at least 1")
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.max_new_tokens = max_new_tokens
+        self.eos_ids = eos_ids(causal_model(model), tokenizer)
+        self.context = int(getattr(causal_model(model).config, "max_position_embeddings", 2**31))
+        self.identity: dict[str, Any] = {
+            "engine": "local",
+            "max_new_tokens": max_new_tokens,
+            "eos_ids": list(self.eos_ids),
+        }
+
+    def tokenize(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The prompt of a conversation, the header of the assistant's next reply included."""
+        return tuple(render(self.tokenizer, messages, reply_next=True))
+
+    def generate(self, requests: Sequence[Request], *, seed: int) -> Iterator[tuple[int, Reply]]:
+        """Replies as they finish, each with the index of its request; see ``Engine``."""
+        for index, made in self.sample(requests, seed=seed):
+            if isinstance(made, str):
+                yield index, Reply(made, (), "error")
+                continue
+            ids = made.token_ids[:-1] if made.stopped else made.token_ids
+            text = self.tokenizer.decode(ids, skip_special_tokens=True)
+            yield index, Reply(text, ids, "stop" if made.stopped else "length")
+
+    def sample(
+        self, requests: Sequence[Request], *, seed: int
+    ) -> Iterator[tuple[int, Generated | str]]:
+        """As ``generate``, but bare tokens with the end token; a string says why there are none."""
+        limits: dict[int, int] = {}
+        for index, request in enumerate(requests):
+            if not request.prompt_ids:
+                raise ValueError(f"request {request.key!r} has an empty prompt")
+            if request.max_new_tokens < 1 or request.temperature < 0:
+                raise ValueError(f"request {request.key!r}: no tokens or a negative temperature")
+            room = self.context - len(request.prompt_ids)
+            if room < 1:
+                tokens = len(request.prompt_ids)
+                yield index, f"a prompt of {tokens} tokens leaves no room in {self.context}"
+            else:
+                limits[index] = min(request.max_new_tokens, self.max_new_tokens, room)
+        served = list(limits)
+        lengths = [len(requests[index].prompt_ids) for index in served]
+        for positions in length_sorted_batches(lengths, self.batch_size):
+            indices = [served[position] for position in positions]
+            batch = _Batch(
+                self,
+                [requests[index] for index in indices],
+                [limits[index] for index in indices],
+                seed,
+            )
+            while batch.rows:
+                # No context manager is open here: a mode entered inside a generator would leak
+                # into its consumer's code between two replies.
+                for row, made in batch.step():
+                    yield indices[row], made
+
+    def log_probs(
+        self,
+        prompts: Sequence[Sequence[int]],
+        replies: Sequence[Sequence[int]],
+        *,
+        temperature: float = 1.0,
+    ) -> list[Tensor]:
+        """Natural-log probabilities of each reply's tokens: float32 on the CPU, (len(reply),).
+
+        By one forward over prompt and reply, not from generation: the two differ by rounding, and
+        PPO's ratios must start at exactly 1.
+        """
+        if len(prompts) != len(replies):
+            raise ValueError(f"{len(prompts)} prompts for {len(replies)} replies")
+        if any(not prompt for prompt in prompts):
+            raise ValueError("an empty prompt")
+        results = [torch.empty(0) for _ in replies]
+        wanted = [index for index, reply in enumerate(replies) if len(reply)]
+        lengths = [len(prompts[index]) + len(replies[index]) for index in wanted]
+        vocabulary = int(causal_model(self.model).config.vocab_size)
+        longest = max((len(reply) for reply in replies), default=0)
+        size = max(1, min(self.batch_size, _MAX_LOGITS // (vocabulary * (longest + 1))))
+        for positions in length_sorted_batches(lengths, size):
+            indices = [wanted[position] for position in positions]
+            rows = self._log_probs(
+                [[*prompts[index], *replies[index]] for index in indices],
+                [len(replies[index]) for index in indices],
+                temperature,
+            )
+            for index, row in zip(indices, rows, strict=True):
+                results[index] = row
+        return results
+
+    @torch.no_grad()
+    def _log_probs(
+        self, sequences: list[list[int]], lengths: list[int], temperature: float
+    ) -> list[Tensor]:
+        model = causal_model(self.model)
+        batch = pad_left(sequences, pad_id=self._pad_id, device=model.device)
+        longest = max(lengths)
+        with _EvalMode(model):
+            logits = model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                position_ids=batch.position_ids,
+                use_cache=False,
+                logits_to_keep=longest + 1,
+            ).logits[:, :-1]
+        scaled = logits.float() / temperature
+        targets = batch.input_ids[:, -longest:].unsqueeze(-1)
+        values = scaled.gather(-1, targets).squeeze(-1) - scaled.logsumexp(dim=-1)
+        return [row[longest - n :].cpu() for row, n in zip(values, lengths, strict=True)]
+
+    @property
+    def _pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return int(pad) if pad is not None else 0
+
+
+def eos_ids(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, ...]:
+    """The tokenizer's end token, then those of the generation configuration (``<|eot_id|>``…)."""
+    found = [tokenizer.eos_token_id]
+    configured = model.generation_config.eos_token_id if model.generation_config else None
+    found += configured if isinstance(configured, list) else [configured]
+    return tuple(dict.fromkeys(int(token) for token in found if token is not None))
+
+
+class _EvalMode:
+    """Dropout off inside, the model's own mode afterwards; free if it is in eval mode already."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.training = model.training
+
+    def __enter__(self) -> None:
+        if self.training:
+            self.model.eval()
+
+    def __exit__(self, *error: object) -> None:
+        if self.training:
+            self.model.train()
+
+
+class _Batch:
+    """Rows decoded side by side, and their key-value cache.
+
+    ``rows`` are the numbers of those still in the tensors (finished ones linger until enough of
+    them are to be dropped); ``done`` marks the finished.
+    """
+
+    def __init__(
+        self, engine: LocalEngine, requests: list[Request], limits: list[int], seed: int
+    ) -> None:
+        self.model = causal_model(engine.model)
+        self.device = self.model.device
+        self.pad_id = engine._pad_id
+        self.requests = requests
+        self.limits = limits
+        self.eos = frozenset(engine.eos_ids)
+        self.rows = list(range(len(requests)))
+        self.done = [False] * len(requests)
+        self.tokens: list[list[int]] = [[] for _ in requests]
+        self.numbers = torch.from_numpy(
+            np.stack([uniform(seed, r.key, np.arange(max(limits))) for r in requests])
+        ).to(self.device)
+        self.temperatures = torch.tensor(
+            [request.temperature for request in requests], dtype=torch.float32, device=self.device
+        )
+        self.greedy = not any(request.temperature for request in requests)
+        self.position = 0  # of the token to be generated next
+        self.cache: DynamicCache | None = None
+        self.mask = torch.empty(0)
+        self.next_ids = torch.empty(0)
+        self.next_positions = torch.empty(0)
+
+    @torch.inference_mode()
+    def step(self) -> list[tuple[int, Generated]]:
+        """Generate one token for every row; the rows that finished with it."""
+        with _EvalMode(self.model):
+            logits = self._prefill() if self.cache is None else self._decode()
+        if self.greedy:
+            chosen = logits.argmax(dim=-1)
+        else:
+            chosen = choose(logits, self.temperatures, self.numbers[:, self.position])
+        self.position += 1
+        finished = self._book(chosen.tolist())
+        self._drop(chosen)
+        return finished
+
+    def _prefill(self) -> Tensor:
+        """Logits (rows, vocabulary) after the prompts. Equal prompts are computed once."""
+        unique = list(dict.fromkeys(request.prompt_ids for request in self.requests))
+        number = {prompt: index for index, prompt in enumerate(unique)}
+        batch = pad_left(unique, pad_id=self.pad_id, device=self.device)
+        self.cache = DynamicCache(config=self.model.config)
+        logits = self.model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        self.mask = batch.attention_mask
+        self.next_positions = batch.position_ids[:, -1:] + 1
+        if len(unique) < len(self.requests):
+            order = torch.tensor([number[r.prompt_ids] for r in self.requests], device=self.device)
+            self.cache.batch_select_indices(order)
+            logits = logits[order]
+            self.mask = self.mask[order]
+            self.next_positions = self.next_positions[order]
+        return logits
+
+    def _decode(self) -> Tensor:
+        """Logits (rows, vocabulary) after the tokens generated last."""
+        logits = self.model(
+            input_ids=self.next_ids,
+            attention_mask=self.mask,
+            position_ids=self.next_positions,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits[:, -1]
+        self.next_positions = self.next_positions + 1
+        return logits
+
+    def _book(self, chosen: list[int]) -> list[tuple[int, Generated]]:
+        finished = []
+        for row, token in zip(self.rows, chosen, strict=True):
+            if self.done[row]:
+                continue
+            self.tokens[row].append(token)
+            stopped = token in self.eos
+            if stopped or len(self.tokens[row]) == self.limits[row]:
+                self.done[row] = True
+                finished.append((row, Generated(tuple(self.tokens[row]), stopped)))
+        return finished
+
+    def _drop(self, chosen: Tensor) -> None:
+        """Make the next input, leaving out finished rows when there are enough of them."""
+        kept = [index for index, row in enumerate(self.rows) if not self.done[row]]
+        if not kept:
+            self.rows = []
+            self.cache = None
+            return
+        if len(self.rows) - len(kept) >= max(1, _DROP_SHARE * len(self.rows)):
+            order = torch.tensor(kept, device=self.device)
+            self.rows = [self.rows[index] for index in kept]
+            assert self.cache is not None
+            self.cache.batch_select_indices(order)
+            self.mask = self.mask[order]
+            self.next_positions = self.next_positions[order]
+            self.numbers = self.numbers[order]
+            self.temperatures = self.temperatures[order]
+            chosen = chosen[order]
+        self.next_ids = chosen.unsqueeze(-1)
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.rows), 1)], dim=-1)

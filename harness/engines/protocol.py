@@ -1,0 +1,56 @@
+"""What an engine is: requests of token ids in, replies out in the order in which they finish."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from harness.chat import Message
+from harness.probes.protocol import Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One reply to be generated.
+
+    ``key`` names it for the sampling (row id and number of the ask): together with the engine's
+    ``seed`` and the position of a token it fixes that token's random number, whatever else is in
+    the batch. Two requests of one key and prompt get the same reply, so the K samples of one
+    prompt need K keys. ``temperature`` 0 takes the most likely token.
+    """
+
+    key: str
+    prompt_ids: tuple[int, ...]
+    temperature: float
+    max_new_tokens: int
+
+
+class Engine(Protocol):
+    """Generates replies and measures the log-probabilities of given ones."""
+
+    identity: dict[str, Any]  # JSON; whatever could change a reply, for caches and summaries
+
+    def tokenize(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The prompt of a conversation, the header of the assistant's next reply included."""
+        ...
+
+    def generate(self, requests: Sequence[Request], *, seed: int) -> Iterator[tuple[int, Reply]]:
+        """Pairs of an index into ``requests`` and its reply, as they finish; each index once.
+
+        A request that cannot be served (a prompt longer than the context) gets
+        ``finish_reason="error"`` with the reason as its text and no tokens; it does not raise.
+        """
+        ...
+
+    def log_probs(
+        self,
+        prompts: Sequence[Sequence[int]],
+        replies: Sequence[Sequence[int]],
+        *,
+        temperature: float = 1.0,
+    ) -> list[Tensor]:
+        """Natural-log probabilities of each reply's tokens: float32, shape (len(reply),)."""
+        ...

@@ -1,0 +1,243 @@
+"""Reading what an evaluation found: metrics with n and interval, and the items behind them.
+
+Only committed folders are read. Nothing here needs torch, so gates, ``aldente status`` and the
+dashboard answer at once. Writing is ``harness/evaluate.py``; how each metric is defined is written
+in ``docs/metrics.md``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from harness.errors import InputError, IntegrityError, nearest
+from harness.estimates import Estimate, Items, Kind, estimate
+
+__all__ = [
+    "SCHEMA",
+    "Estimate",
+    "Evaluation",
+    "Items",
+    "MetricInfo",
+    "SetEvaluation",
+    "Split",
+]
+
+SCHEMA = 1  # of summary.json and samples.parquet; see docs/run-format.md
+Split = Literal["all", "A", "B"]
+
+
+@dataclass(frozen=True)
+class MetricInfo:
+    """What a metric means, as its probe declared it when it was measured."""
+
+    kind: Kind
+    better: Literal["higher", "lower", "neither"]
+    doc: str
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class SetEvaluation:
+    """One checkpoint on one eval set, as committed in ``folder``."""
+
+    set: str
+    hash: str
+    checkpoint: str
+    folder: Path
+    summary: Mapping[str, Any] = field(repr=False, compare=False)
+
+    @classmethod
+    def open(cls, folder: Path) -> SetEvaluation:
+        """Read a committed folder; ``IntegrityError`` if it is not committed or not readable."""
+        if not (folder / "COMMIT").is_file():
+            raise IntegrityError(f"{folder}: this evaluation is not committed (no COMMIT)")
+        try:
+            summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise IntegrityError(f"{folder / 'summary.json'}: {error}") from error
+        if summary.get("schema") != SCHEMA:
+            raise InputError(
+                f"written with schema {summary.get('schema')!r}",
+                path=folder / "summary.json",
+                field="schema",
+                expected=str(SCHEMA),
+            )
+        return cls(
+            set=summary["set"],
+            hash=summary["hash"],
+            checkpoint=summary["checkpoint"],
+            folder=folder,
+            summary=summary,
+        )
+
+    def names(self) -> list[str]:
+        """The metrics of this set, without the set's name."""
+        return list(self.summary["metrics"])
+
+    def info(self, metric: str) -> MetricInfo:
+        found = self._entry(metric)
+        return MetricInfo(
+            found["kind"], found["better"], found["doc"], found.get("low"), found.get("high")
+        )
+
+    def metric(self, name: str, split: Split = "A", *, confidence: float = 0.95) -> Estimate:
+        """The metric over the rows of ``split``; another ``confidence`` is computed from items."""
+        _check_split(split)
+        found = self._entry(name)
+        if confidence == 0.95:
+            return _estimate(found[split])
+        info = self.info(name)
+        return replace(
+            estimate(
+                self.items(name, split),
+                info.kind,
+                confidence=confidence,
+                bounds=(info.low, info.high),
+            ),
+            unscored=found[split]["unscored"],
+        )
+
+    def items(self, metric: str, split: Split = "A") -> Items:
+        """One value a row (mean over its turns); rows that are unscored are absent."""
+        _check_split(split)
+        self._entry(metric)
+        items = self._items.get(metric)
+        if items is None:
+            return Items([], np.zeros(0), [], np.zeros(0))
+        if split == "all":
+            return items
+        splits = self._splits
+        return items.take([i for i, row in enumerate(items.ids) if splits[row] == split])
+
+    def by_category(self, metric: str) -> dict[str, Estimate]:
+        """Category -> estimate over all rows of it (both splits)."""
+        self._entry(metric)
+        found = self.summary["by_category"].get(metric, {})
+        return {category: _estimate(value) for category, value in found.items()}
+
+    def by_turn(self, metric: str) -> dict[int, Estimate]:
+        """Turn -> estimate over all rows scored at it; empty for metrics without turns."""
+        self._entry(metric)
+        found = self.summary["by_turn"].get(metric, {})
+        return {int(turn): _estimate(value) for turn, value in found.items()}
+
+    def _entry(self, metric: str) -> dict[str, Any]:
+        metrics = self.summary["metrics"]
+        if metric not in metrics:
+            raise InputError(
+                f"the set {self.set!r} has no metric {metric!r}",
+                expected="one of " + ", ".join(metrics),
+                nearest=nearest(metric, metrics),
+            )
+        entry: dict[str, Any] = metrics[metric]
+        return entry
+
+    @cached_property
+    def _splits(self) -> dict[str, str]:
+        table = pq.read_table(self.folder / "samples.parquet", columns=["row_id", "split"])
+        return dict(
+            zip(table["row_id"].to_pylist(), table["split"].to_pylist(), strict=True)
+        )
+
+    @cached_property
+    def _items(self) -> dict[str, Items]:
+        """Every metric's items, in the rows' order, read once."""
+        table = pq.read_table(
+            self.folder / "samples.parquet",
+            columns=["row_id", "cluster", "scores", "unscored"],
+        )
+        ids = table["row_id"].to_pylist()
+        clusters = table["cluster"].to_pylist()
+        scores = table["scores"].combine_chunks()
+        rows = np.asarray(pc.list_parent_indices(scores))
+        flat = pc.list_flatten(scores)
+        metrics = np.asarray(flat.field("metric").to_pylist(), dtype=object)
+        values = np.asarray(flat.field("value"), dtype=np.float64)
+        weights = np.asarray(flat.field("weight"), dtype=np.float64)
+        missing = table["unscored"].combine_chunks()
+        without: dict[str, set[int]] = {}
+        for row, metric in zip(
+            pc.list_parent_indices(missing).to_pylist(),
+            pc.list_flatten(missing).field("metric").to_pylist(),
+            strict=True,
+        ):
+            without.setdefault(metric, set()).add(row)
+        found: dict[str, Items] = {}
+        for metric in dict.fromkeys(metrics.tolist()):
+            of_metric = metrics == metric
+            found[metric] = Items.of_scores(
+                rows[of_metric],
+                values[of_metric],
+                weights[of_metric],
+                ids,
+                clusters,
+                without=without.get(metric, set()),
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One checkpoint on several eval sets; metrics are addressed as ``set.metric``."""
+
+    checkpoint: str
+    sets: Mapping[str, SetEvaluation]
+
+    @classmethod
+    def open(cls, checkpoint: str, folders: Iterable[Path]) -> Evaluation:
+        """The committed evaluations in ``folders``, by their sets' names."""
+        sets: dict[str, SetEvaluation] = {}
+        for folder in folders:
+            found = SetEvaluation.open(folder)
+            if found.set in sets:
+                raise InputError(
+                    f"two eval sets are called {found.set!r}; give one of them an alias",
+                    path=folder,
+                )
+            sets[found.set] = found
+        return cls(checkpoint, sets)
+
+    def names(self) -> list[str]:
+        """Every metric as ``set.metric``."""
+        return [f"{name}.{metric}" for name, found in self.sets.items() for metric in found.names()]
+
+    def metric(self, name: str, split: Split = "A", *, confidence: float = 0.95) -> Estimate:
+        found, metric = self._find(name)
+        return found.metric(metric, split, confidence=confidence)
+
+    def items(self, name: str, split: Split = "A") -> Items:
+        found, metric = self._find(name)
+        return found.items(metric, split)
+
+    def info(self, name: str) -> MetricInfo:
+        found, metric = self._find(name)
+        return found.info(metric)
+
+    def _find(self, name: str) -> tuple[SetEvaluation, str]:
+        set_name, _, metric = name.partition(".")
+        if set_name not in self.sets or metric not in self.sets[set_name].names():
+            raise InputError(
+                f"no metric {name!r} was measured for {self.checkpoint}",
+                expected="one of " + ", ".join(self.names()),
+                nearest=nearest(name, self.names()),
+            )
+        return self.sets[set_name], metric
+
+
+def _check_split(split: str) -> None:
+    if split not in get_args(Split):
+        raise InputError(f"no split {split!r}", expected="all, A or B")
+
+
+def _estimate(value: Mapping[str, Any]) -> Estimate:
+    return Estimate(value["value"], value["low"], value["high"], value["n"], value["unscored"])

@@ -1,0 +1,276 @@
+"""What to load, loading it, and a fingerprint of what was loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import bitsandbytes as bnb
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from peft import PeftModel
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from harness.adapters import activate, load_adapter
+from harness.errors import InputError, IntegrityError, nearest
+
+Quantization = Literal["none", "int8", "nf4"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.jinja", "*.model", "*.txt"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A base model, optionally with one adapter, and how it is to be held in memory."""
+
+    base: str  # a local folder or a hub id
+    adapter: Path | None = None
+    quantization: Quantization = "none"
+    dtype: Dtype = "auto"  # auto: bfloat16 on a GPU that has it, else float32
+    device: str = "auto"  # auto: the current GPU if there is one, else the CPU
+    chat_template: str | None = None  # Jinja text instead of the tokenizer's own
+    trust_remote_code: bool = False
+    revision: str | None = None
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A model in eval mode with nothing trainable, and what identifies its base's content."""
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    spec: ModelSpec
+    base_fingerprint: str  # sha256 hex; see ``fingerprint``
+
+
+def load(spec: ModelSpec) -> LoadedModel:
+    """Load the model and its tokenizer.
+
+    Raises ``InputError`` for what is not there or not a causal language model, and
+    ``IntegrityError`` for weights that are damaged or do not cover the model (transformers would
+    fill the gaps with random numbers and a warning).
+    """
+    folder = _resolve(spec)
+    _check_folder(folder)
+    tokenizer = load_tokenizer(folder, spec)
+    dtype, device = torch_dtype(spec), torch_device(spec)
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            device_map={"": device},
+            quantization_config=quantization_config(spec),
+            trust_remote_code=spec.trust_remote_code,
+            output_loading_info=True,
+        )
+    except SafetensorError as error:
+        raise IntegrityError(f"{folder}: damaged weights: {error}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot load this model: {error}", path=folder) from error
+    missing = sorted(info["missing_keys"]) + sorted(str(k) for k in info["mismatched_keys"])
+    if missing:
+        raise IntegrityError(
+            f"{folder}: the weights do not cover the model: {missing[0]} and {len(missing) - 1} "
+            "more are missing or of another shape"
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.requires_grad_(False)
+    model.eval()
+    if spec.quantization == "nf4":
+        keep_nf4_layout(model)
+    if spec.adapter is not None:
+        model = load_adapter(model, "policy", spec.adapter)
+        activate(model, "policy")
+    return LoadedModel(model, tokenizer, spec, fingerprint(folder, spec, tokenizer))
+
+
+def load_tokenizer(folder: Path, spec: ModelSpec) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base folder, padding on the left, with the template of the spec if any.
+
+    A missing pad token is set to the unknown token, or else to the end token: masks are passed
+    everywhere, so no code recognises padding by its id and an end token in a reply stays one.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=spec.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"cannot load the tokenizer: {error}", path=folder) from error
+    if spec.chat_template is not None:
+        tokenizer.chat_template = spec.chat_template
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def quantization_config(spec: ModelSpec) -> BitsAndBytesConfig | None:
+    """bitsandbytes' settings: int8, or NF4 with double quantisation (QLoRA, arXiv 2305.14314)."""
+    if spec.quantization == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if spec.quantization == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch_dtype(spec),
+        )
+    return None
+
+
+def keep_nf4_layout(model: nn.Module) -> None:
+    """Keep 4-bit layers in the layout and precision that they are trained in.
+
+    On CPUs with AVX512-BF16, bitsandbytes repacks a layer's weights at its first forward in eval
+    mode and from then on computes in bfloat16. Dequantising the repacked weights gives garbage, a
+    later backward reads them as if they were not repacked, and the log-probabilities of eval and
+    train mode differ by more than PPO's ratio can bear. Call it before the first forward; ``load``
+    does.
+    """
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def fingerprint(folder: Path, spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> str:
+    """sha256 (hex) of all that decides the base's logits and prompts.
+
+    The weights' files, the configurations, the tokenizer's files, the chat template in force,
+    quantisation and compute type. Not the folder's name: a copy has the same fingerprint.
+    """
+    digest = hashlib.sha256()
+    names = {"config.json", "generation_config.json", "special_tokens_map.json", "vocab.json"}
+    names |= {"tokenizer.json", "tokenizer_config.json", "tokenizer.model", "merges.txt"}
+    files = {path for pattern in _WEIGHTS for path in folder.glob(pattern)}
+    files |= {folder / name for name in names if (folder / name).is_file()}
+    if spec.trust_remote_code:
+        files |= set(folder.glob("*.py"))
+    for path in sorted(files):
+        with path.open("rb") as stream:
+            digest.update(f"{path.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    choices = {
+        "chat_template": tokenizer.chat_template,
+        "quantization": spec.quantization,
+        "dtype": str(torch_dtype(spec)),
+    }
+    digest.update(json.dumps(choices, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def torch_device(spec: ModelSpec) -> torch.device:
+    """Where the model is held."""
+    if spec.device != "auto":
+        return torch.device(spec.device)
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def torch_dtype(spec: ModelSpec) -> torch.dtype:
+    """What is computed in, and what unquantised weights are held in."""
+    if spec.dtype != "auto":
+        dtype: torch.dtype = getattr(torch, spec.dtype)
+        return dtype
+    if torch_device(spec).type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The transformers model inside, adapters included (they are layers of it)."""
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    return inner
+
+
+def backbone(model: PreTrainedModel | PeftModel) -> nn.Module:
+    """The transformer without its language-model head: hidden states for score and value heads."""
+    inner: nn.Module = causal_model(model).base_model
+    return inner
+
+
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """Sequences padded on the left: tensors of shape (rows, longest), int64."""
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor  # 0 at each row's first real token
+
+
+def pad_left(
+    sequences: Sequence[Sequence[int]], *, pad_id: int, device: torch.device | str = "cpu"
+) -> Padded:
+    """Pad on the left, so that the last column is every row's last token."""
+    longest = max(len(sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), longest), pad_id, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for row, sequence in enumerate(sequences):
+        if len(sequence):
+            ids[row, longest - len(sequence) :] = torch.tensor(sequence, dtype=torch.int64)
+            mask[row, longest - len(sequence) :] = 1
+    positions = (mask.cumsum(dim=-1) - 1).clamp(min=0)
+    return Padded(ids.to(device), mask.to(device), positions.to(device))
+
+
+def last_hidden(model: PreTrainedModel | PeftModel, batch: Padded) -> Tensor:
+    """Hidden states (rows, longest, hidden) of the active adapter; differentiable."""
+    states: Tensor = backbone(model)(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        use_cache=False,
+    ).last_hidden_state
+    return states
+
+
+def length_sorted_batches(lengths: Sequence[int], size: int) -> Iterable[list[int]]:
+    """Indices in batches of at most ``size``, longest first, so that padding is small and a batch
+    too large for memory fails at once, not at the end."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def _resolve(spec: ModelSpec) -> Path:
+    """The local folder of the base; a hub id is downloaded (or found in the cache)."""
+    folder = Path(spec.base).expanduser()
+    if folder.exists():
+        return folder
+    looks_like_path = spec.base.count("/") != 1 or spec.base.startswith((".", "/", "~"))
+    if looks_like_path or folder.parent.is_dir():
+        siblings = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        raise InputError(
+            "no such model folder",
+            path=spec.base,
+            expected="a folder with config.json and weights, or a hub id such as org/name",
+            nearest=nearest(folder.name, siblings),
+        )
+    patterns = _HUB_FILES + (["*.py"] if spec.trust_remote_code else [])
+    try:
+        return Path(snapshot_download(spec.base, revision=spec.revision, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(
+            f"neither a local folder nor reachable on the hub: {error}", path=spec.base
+        ) from error
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError("not a folder", path=folder, expected="a folder with config.json")
+    if not (folder / "config.json").is_file():
+        hint = " (it holds an adapter: give its base too)" if list(folder.glob("adapter_*")) else ""
+        raise InputError(f"not a model folder: config.json is missing{hint}", path=folder)
+    if not any(any(folder.glob(pattern)) for pattern in _WEIGHTS):
+        raise InputError("no weights: no *.safetensors file here", path=folder)

@@ -1,0 +1,409 @@
+"""Intervals and tests for metrics, all deterministic (a fixed seed where they resample).
+
+Which one for what:
+
+- a proportion over independent rows: ``wilson`` (Wilson 1927);
+- a proportion over rows of which some belong together (paraphrases of one prompt), a mean, a ratio
+  of sums: ``interval`` chooses; a cluster is the unit that is resampled or counted;
+- two checkpoints on the same rows: ``paired`` (the score interval of Tango 1998 and the exact
+  McNemar test for 0/1 rows, a paired bootstrap otherwise), never two overlapping intervals;
+- several tests at once: ``holm``;
+- a rate read by a classifier with known errors: ``rogan_gladen``.
+
+Intervals are two-sided with ``confidence`` inside. Where there is nothing to say (no rows, or only
+one cluster) bounds are nan, not zero: a caller turns them into "inconclusive".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, special
+from scipy.stats import binom, norm
+from scipy.stats import t as student
+
+Floats = NDArray[np.float64]
+Interval = tuple[float, float]
+NOTHING: Interval = (math.nan, math.nan)
+
+# A resample's indices are drawn in blocks of this many, to bound memory (8 bytes each).
+_BLOCK = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """``difference`` = mean(after) − mean(before) on the same rows, its interval, and a test.
+
+    ``p`` is two-sided, for "no change"; ``test`` names it. ``n`` counts rows.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    n: int
+    test: str
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """A rate corrected for a classifier's errors, with its interval, all inside [0, 1]."""
+
+    value: float
+    low: float
+    high: float
+
+
+def z_value(confidence: float) -> float:
+    """The normal quantile that leaves ``1 - confidence`` outside, half on each side."""
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence is {confidence}; expected a number between 0 and 1")
+    return float(norm.ppf(0.5 + confidence / 2))
+
+
+def wilson(k: float, n: float, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval for ``k`` successes in ``n`` independent trials.
+
+    ``k`` and ``n`` may be fractional (an effective sample size). n = 0 gives (0, 1): a proportion
+    of nothing can be anything.
+    """
+    if n < 0 or k < 0 or k > n:
+        raise ValueError(f"{k} of {n} is not a proportion")
+    if n == 0:
+        return 0.0, 1.0
+    z2 = z_value(confidence) ** 2
+    centre = (k + z2 / 2) / (n + z2)
+    half = math.sqrt(z2) / (n + z2) * math.sqrt(k * (n - k) / n + z2 / 4)
+    # The bounds at the ends are exactly 0 and 1; rounding would leave ±1e-17.
+    return (0.0 if k == 0 else max(0.0, centre - half), 1.0 if k == n else min(1.0, centre + half))
+
+
+def interval(
+    values: ArrayLike,
+    clusters: Sequence[str] | None = None,
+    *,
+    denominators: ArrayLike | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Interval:
+    """The interval of a mean (or of Σvalues / Σdenominators), by the kind of the values.
+
+    0/1 values without denominators get ``clustered_wilson`` (plain Wilson where every cluster is
+    one row), since a bootstrap of 0 successes in n has no width at all. The rest gets
+    ``cluster_bootstrap``.
+    """
+    array = _floats(values)
+    if denominators is None and is_binary(array):
+        return clustered_wilson(array, clusters, confidence=confidence)
+    return cluster_bootstrap(
+        array,
+        clusters,
+        denominators=denominators,
+        confidence=confidence,
+        seed=seed,
+        resamples=resamples,
+    )
+
+
+def is_binary(values: ArrayLike) -> bool:
+    """Whether every value is 0 or 1."""
+    array = _floats(values)
+    return bool(np.all((array == 0.0) | (array == 1.0)))
+
+
+def clustered_wilson(
+    values: ArrayLike, clusters: Sequence[str] | None = None, *, confidence: float = 0.95
+) -> Interval:
+    """Wilson's interval with n divided by the design effect of the clusters (Kish 1965).
+
+    The design effect is the variance of the clustered mean (linearised, as in survey statistics)
+    over that of as many independent rows, at least 1. Where all values are equal it cannot be
+    estimated, and clusters are counted as one row each, the careful end. Student's t for
+    (clusters - 1) degrees of freedom widens it where clusters are few, as in Korn & Graubard 1998.
+    """
+    array = _floats(values)
+    codes, count = _codes(clusters, array.size)
+    if array.size == 0:
+        return NOTHING
+    mean = float(array.mean())
+    if count == array.size:
+        return wilson(float(array.sum()), array.size, confidence)
+    if count < 2:
+        return NOTHING
+    if mean in (0.0, 1.0):
+        effective = float(count)
+    else:
+        residuals = np.bincount(codes, weights=array - mean, minlength=count)
+        variance = count / (count - 1) * float(residuals @ residuals) / array.size**2
+        effect = max(1.0, variance / (mean * (1 - mean) / array.size))
+        ratio = z_value(confidence) / float(student.ppf(0.5 + confidence / 2, count - 1))
+        effective = array.size / effect * ratio**2
+    return wilson(mean * effective, effective, confidence)
+
+
+def cluster_bootstrap(
+    values: ArrayLike,
+    clusters: Sequence[str] | None = None,
+    *,
+    denominators: ArrayLike | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Interval:
+    """Bootstrap interval of Σvalues / Σdenominators, whole clusters drawn with replacement.
+
+    Args:
+        values: (n,) one number a row; with ``denominators`` omitted the statistic is the mean.
+        clusters: (n,) names; rows of one name are drawn together. Default: each row its own.
+        denominators: (n,) for ratios of sums, such as wrong answers / attempts.
+
+    The percentile interval, expanded for few clusters by Hesterberg 2015 ("What teachers should
+    know about the bootstrap", section 5.3): plain percentiles of m clusters are too narrow by
+    √((m-1)/m) and use z where t belongs. Fewer than two clusters: (nan, nan).
+    """
+    numerators = _floats(values)
+    below = np.ones_like(numerators) if denominators is None else _floats(denominators)
+    if below.shape != numerators.shape:
+        raise ValueError(f"{numerators.size} values, {below.size} denominators")
+    codes, count = _codes(clusters, numerators.size)
+    if count < 2 or float(below.sum()) == 0.0:
+        return NOTHING
+    drawn = _resampled(numerators, below, codes, count, seed, resamples)
+    return expanded_percentiles(drawn, count, confidence)
+
+
+def expanded_percentiles(
+    drawn: Floats, units: int, confidence: float, *, used: int = 1
+) -> Interval:
+    """Percentiles of bootstrap statistics, expanded for ``units`` resampled units.
+
+    ``used`` degrees of freedom went into the statistic (1 for a mean).
+    """
+    freedom = units - used
+    reach = float(student.ppf(0.5 + confidence / 2, freedom)) * math.sqrt(units / freedom)
+    tail = float(norm.sf(reach))
+    low, high = np.quantile(drawn[np.isfinite(drawn)], [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def mcnemar_exact(b: int, c: int) -> float:
+    """Two-sided exact McNemar test: p of ``b`` and ``c`` changes in the two directions."""
+    if b < 0 or c < 0:
+        raise ValueError(f"counts are negative: {b}, {c}")
+    if b + c == 0:
+        return 1.0
+    return min(1.0, 2.0 * float(binom.cdf(min(b, c), b + c, 0.5)))
+
+
+def tango(b: int, c: int, n: int, confidence: float = 0.95) -> Interval:
+    """Score interval of the paired difference (b - c) / n of two proportions (Tango 1998).
+
+    ``b`` rows are 1 only the second time, ``c`` only the first, of ``n`` rows. It keeps its
+    coverage where few rows or none changed, where a bootstrap has no width.
+    """
+    if min(b, c) < 0 or b + c > n:
+        raise ValueError(f"{b} + {c} changes in {n} rows")
+    if n == 0:
+        return NOTHING
+    z = z_value(confidence)
+
+    def score(delta: float) -> float:
+        # The nuisance parameter's maximum-likelihood value given the difference `delta`:
+        # the larger root of 2n q² + B q + C = 0, q = P(1 only the first time).
+        linear = -b - c + (2 * n - b + c) * delta
+        constant = -c * delta * (1 - delta)
+        root = math.sqrt(max(0.0, linear * linear - 8 * n * constant))
+        q = (root - linear) / (4 * n)
+        variance = n * (2 * q + delta * (1 - delta))
+        return (b - c - n * delta) / math.sqrt(max(variance, 1e-300))
+
+    edge = 1.0 - 1e-12
+    difference = (b - c) / n
+    low, high = -1.0, 1.0
+    if b - c > -n and score(-edge) > z:
+        low = float(optimize.brentq(lambda d: score(d) - z, -edge, min(difference, edge)))
+    if b - c < n and score(edge) < -z:
+        high = float(optimize.brentq(lambda d: score(d) + z, max(difference, -edge), edge))
+    return low, high
+
+
+def paired_bootstrap(
+    before: ArrayLike,
+    after: ArrayLike,
+    clusters: Sequence[str] | None = None,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Paired:
+    """Bootstrap of mean(after - before), row by row, whole clusters drawn with replacement.
+
+    p: share of resamples at least as far from the observed difference as that is from 0 (the
+    bootstrap shifted to "no change"), stretched by √(m/(m-1)) for m clusters, and never below
+    1/(resamples + 1).
+    """
+    first, second = _floats(before), _floats(after)
+    if first.shape != second.shape:
+        raise ValueError(f"not paired: {first.size} rows before, {second.size} after")
+    change = second - first
+    codes, count = _codes(clusters, change.size)
+    if count < 2:
+        value = float(change.mean()) if change.size else math.nan
+        return Paired(value, math.nan, math.nan, math.nan, change.size, "paired bootstrap")
+    drawn = _resampled(change, np.ones_like(change), codes, count, seed, resamples)
+    value = float(change.mean())
+    low, high = expanded_percentiles(drawn, count, confidence)
+    moved = np.abs(drawn - value) * math.sqrt(count / (count - 1))
+    # The tolerance keeps exact ties (all rows changed alike) from falling to rounding.
+    far = int(np.sum(moved >= abs(value) - 1e-12))
+    return Paired(
+        value, low, high, (far + 1) / (resamples + 1), change.size, "paired bootstrap"
+    )
+
+
+def paired(
+    before: ArrayLike,
+    after: ArrayLike,
+    clusters: Sequence[str] | None = None,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+    resamples: int = 2000,
+) -> Paired:
+    """Compare the same rows before and after: exact for independent 0/1 rows, else bootstrap.
+
+    Rows that share a cluster are not independent trials, so McNemar would overstate: those are
+    bootstrapped by cluster.
+    """
+    first, second = _floats(before), _floats(after)
+    if first.shape != second.shape:
+        raise ValueError(f"not paired: {first.size} rows before, {second.size} after")
+    alone = _codes(clusters, first.size)[1] == first.size
+    if first.size and alone and is_binary(first) and is_binary(second):
+        b, c = int(np.sum(second > first)), int(np.sum(second < first))
+        low, high = tango(b, c, first.size, confidence)
+        value = (b - c) / first.size
+        return Paired(value, low, high, mcnemar_exact(b, c), first.size, "exact McNemar")
+    return paired_bootstrap(
+        first, second, clusters, confidence=confidence, seed=seed, resamples=resamples
+    )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment (Holm 1979), in the given order."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def rogan_gladen(
+    positives: float,
+    n: float,
+    *,
+    sensitivity: tuple[float, float],
+    specificity: tuple[float, float],
+    confidence: float = 0.95,
+) -> Corrected:
+    """The true rate behind a classifier's rate (Rogan & Gladen 1978).
+
+    Args:
+        positives, n: what the classifier said of the rows at hand.
+        sensitivity: (right, of) — rows that people call positive and the classifier too, of all
+            that people call positive; its uncertainty is carried into the interval.
+        specificity: the same for the negatives.
+
+    The interval is Lang & Reiczigel 2014 (Prev. Vet. Med. 113:13-22), which keeps its coverage
+    for rates near 0 and few labels, where the delta method does not. Bounds are cut to [0, 1].
+    Raises ValueError for a classifier no better than chance: nothing can be corrected with it.
+    """
+    (right_pos, of_pos), (right_neg, of_neg) = sensitivity, specificity
+    if min(n, of_pos, of_neg) <= 0:
+        raise ValueError("rogan_gladen needs rows, labelled positives and labelled negatives")
+    se, sp = right_pos / of_pos, right_neg / of_neg
+    if se + sp <= 1.0:
+        raise ValueError(f"sensitivity {se:.3f} + specificity {sp:.3f} is not above 1")
+    value = min(1.0, max(0.0, (positives / n + sp - 1.0) / (se + sp - 1.0)))
+    z2 = z_value(confidence) ** 2
+    n_all, n_se, n_sp = n + z2, of_pos + 2.0, of_neg + 2.0
+    apparent = (positives + z2 / 2) / n_all
+    se, sp = (right_pos + 1.0) / n_se, (right_neg + 1.0) / n_sp
+    youden = se + sp - 1.0
+    if youden <= 0.0:
+        return Corrected(value, 0.0, 1.0)
+    rate = (apparent + sp - 1.0) / youden
+    se_var, sp_var = se * (1 - se) / n_se, sp * (1 - sp) / n_sp
+    shift = 2 * z2 * (rate * se_var - (1 - rate) * sp_var)
+    spread = apparent * (1 - apparent) / n_all + rate**2 * se_var + (1 - rate) ** 2 * sp_var
+    half = math.sqrt(z2 * spread) / youden
+    low, high = (min(1.0, max(0.0, rate + shift + side)) for side in (-half, half))
+    return Corrected(value, low, high)
+
+
+def smallest_detectable_effect(
+    n: int, p: float, power: float = 0.8, confidence: float = 0.95
+) -> float | None:
+    """How far above the limit ``p`` a true rate must be for an ``at_most: p`` gate to see it.
+
+    The smallest effect e such that n independent rows with true rate p + e put Wilson's lower
+    bound above p with probability ``power``. Exact (binomial). None if no rate can: n too small.
+    """
+    if n < 1 or not 0.0 <= p < 1.0 or not 0.0 < power < 1.0:
+        raise ValueError(f"no gate has n = {n}, limit {p}, power {power}")
+    if wilson(n, n, confidence)[0] <= p:
+        return None
+    fewest, most = 0, n  # bisection: the bound grows with k
+    while most - fewest > 1:
+        middle = (fewest + most) // 2
+        if wilson(middle, n, confidence)[0] > p:
+            most = middle
+        else:
+            fewest = middle
+    # P(X >= most) = power at the beta quantile.
+    return float(special.betaincinv(most, n - most + 1, power)) - p
+
+
+def _resampled(
+    numerators: Floats, below: Floats, codes: NDArray[np.intp], count: int, seed: int, times: int
+) -> Floats:
+    """(times,) statistics of resampled clusters; nan where a resample's denominators sum to 0."""
+    above_sums = np.bincount(codes, weights=numerators, minlength=count)
+    below_sums = np.bincount(codes, weights=below, minlength=count)
+    random = np.random.default_rng(seed)
+    out = np.empty(times)
+    step = max(1, _BLOCK // count)
+    for start in range(0, times, step):
+        stop = min(times, start + step)
+        chosen = random.integers(0, count, size=(stop - start, count))
+        total = below_sums[chosen].sum(axis=1)
+        above = above_sums[chosen].sum(axis=1)
+        out[start:stop] = np.divide(above, total, out=np.full_like(above, np.nan), where=total != 0)
+    return out
+
+
+def _codes(clusters: Sequence[str] | None, n: int) -> tuple[NDArray[np.intp], int]:
+    """Each row's cluster as a number, in order of appearance, and how many clusters there are."""
+    if clusters is None:
+        return np.arange(n), n
+    if len(clusters) != n:
+        raise ValueError(f"{n} values, {len(clusters)} clusters")
+    number: dict[str, int] = {}
+    codes = [number.setdefault(name, len(number)) for name in clusters]
+    return np.asarray(codes, dtype=np.intp), len(number)
+
+
+def _floats(values: ArrayLike) -> Floats:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"expected a flat list of numbers, got shape {array.shape}")
+    if not np.all(np.isfinite(array)):
+        raise ValueError("a value is nan or infinite; leave unscored rows out")
+    return array

@@ -1,0 +1,622 @@
+"""Proximal policy optimisation of a LoRA policy, top to bottom in one file.
+
+Schulman et al. 2017 (arXiv 1707.06347) with the reward of Llama 2 (arXiv 2307.09288, section
+3.2.3) and the details that Ziegler et al. 2019, InstructGPT (2203.02155) and "The N implementation
+details of RLHF with PPO" (Huang et al. 2024) found to matter; each quirk below names its source.
+
+One quantised base never changes. The policy, the frozen reference it started from, the value
+function and every reward-model member are LoRA adapters on it, so an iteration is::
+
+    rollout   policy     one sampled reply to each prompt
+    score     members    rewards at the reply's last token, combined, whitened
+    measure   policy, reference, value    log-probabilities and values, by forward passes
+    update    policy, then value          clipped losses over shuffled mini-batches
+
+Adapters are switched only between a backward and the next forward: switching between a forward and
+its backward gives the policy a gradient of exactly zero.
+
+Shapes: ``B`` prompts, ``T`` tokens of the longest reply. All per-token tensors are ``(B, T)``
+float32, right-padded, with a boolean ``mask`` of the real tokens, the end token included.
+Sequences are right-padded as well: under causal attention no real token can see padding, so
+neither attention mask nor position ids are needed (generation, which must left-pad, has both).
+
+Everything random is a function of (seed, iteration, row), never of a global generator: a killed
+run that starts again from its last checkpoint continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from harness.adapters import (
+    activate,
+    adapter_weights,
+    add_adapter,
+    copy_adapter,
+    load_adapter,
+    remove_adapter,
+    save_adapter,
+)
+from harness.engines.local import LocalEngine
+from harness.reward_models import RewardScorer, Rule, combine
+from trainers.data import load_prompts
+from trainers.rollouts import (
+    Replies,
+    Tokens,
+    device_of,
+    measure,
+    policy_log_probs,
+    reply_values,
+    sample,
+)
+from trainers.schedule import Optimizer, PpoStage
+from trainers.stage import POLICY, Checkpoint, StageContext
+
+REFERENCE, VALUE = "reference", "value"  # adapters beside the policy's
+
+
+# --------------------------------------------------------------------------- the mathematics
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the valid entries; 0 where there are none."""
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def whiten(values: Tensor, mask: Tensor, *, shift: bool = True) -> Tensor:
+    """Zero mean and unit variance over the valid entries, zero elsewhere.
+
+    The variance is Bessel-corrected. Fewer than two entries, or all alike, carry no information
+    about scale: they are centred and not divided (else a group of one prompt would be NaN).
+    """
+    count = mask.sum()
+    mean = (values * mask).sum() / count.clamp(min=1)
+    centred = (values - mean) * mask
+    variance = (centred**2).sum() / (count - 1).clamp(min=1)
+    scale = torch.where(variance > 1e-12, variance, torch.ones_like(variance)).rsqrt()
+    return centred * scale if shift else (centred * scale + mean) * mask
+
+
+def whiten_rewards(scores: Tensor, group: Tensor, how: str) -> Tensor:
+    """Whiten the combined scores of a batch.
+
+    ``scores``: (B,) logits. ``group``: (B,) int, which reward model spoke. ``joint`` is Llama 2's
+    WHITEN; ``per_reward_model`` whitens each model's prompts on their own, which keeps one model's
+    larger spread from drowning the other's; ``none`` leaves the logits.
+    """
+    if how == "none":
+        return scores.clone()
+    if how == "joint":
+        return whiten(scores, torch.ones_like(scores))
+    result = torch.zeros_like(scores)
+    for model in group.unique():
+        chosen = (group == model).to(scores.dtype)
+        result += whiten(scores, chosen)
+    return result
+
+
+def token_rewards(
+    scores: Tensor, log_probs: Tensor, reference: Tensor, mask: Tensor, beta: float
+) -> Tensor:
+    """Per-token rewards: −β·(log π − log π_ref) everywhere, plus the score on the last real token.
+
+    ``scores``: (B,); the others (B, T). (InstructGPT, equation 2; Llama 2's R̃ − β·KL.)
+    """
+    rewards = -beta * (log_probs - reference) * mask
+    last = mask.sum(1).long() - 1
+    rewards[torch.arange(len(scores), device=scores.device), last] += scores
+    return rewards
+
+
+def generalised_advantages(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """GAE(γ, λ) (Schulman et al. 2015, equation 16) and the returns ``advantage + value``.
+
+    The episode ends after the last real token, so nothing is bootstrapped from padding.
+    """
+    advantages = torch.zeros_like(rewards)
+    running = torch.zeros_like(rewards[:, 0])
+    following = torch.zeros_like(rewards[:, 0])
+    for t in range(rewards.shape[1] - 1, -1, -1):
+        delta = rewards[:, t] + gamma * following - values[:, t]
+        running = (delta + gamma * lam * running) * mask[:, t]
+        advantages[:, t] = running
+        following = values[:, t] * mask[:, t]
+    return advantages, (advantages + values) * mask
+
+
+def surrogate(
+    log_probs: Tensor, old: Tensor, advantages: Tensor, clip: float
+) -> tuple[Tensor, Tensor]:
+    """The clipped surrogate loss of each token (PPO, equation 7, negated), and where it clipped."""
+    ratio = torch.exp(log_probs - old)
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
+    return torch.maximum(plain, clipped), clipped > plain
+
+
+def clipped_value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float | None) -> Tensor:
+    """Half the squared error of each token, no smaller than with the value clipped around its old
+    one (OpenAI baselines' ppo2; Huang et al. 2024, detail 13)."""
+    plain = (values - returns) ** 2
+    if clip is None:
+        return 0.5 * plain
+    near = old + (values - old).clamp(-clip, clip)
+    return 0.5 * torch.maximum(plain, (near - returns) ** 2)
+
+
+def kl_k1(log_probs: Tensor, reference: Tensor) -> Tensor:
+    """Unbiased estimate of KL(π‖π_ref) a token, on tokens drawn from π. Single ones may be
+    negative; a negative *mean* says that the tokens were not drawn from π (forced or suppressed
+    tokens) and must not be read as closeness (Schulman 2020, "Approximating KL divergence")."""
+    return log_probs - reference
+
+
+def kl_k3(log_probs: Tensor, reference: Tensor) -> Tensor:
+    """Schulman's low-variance estimate r − 1 − log r with r = π_ref/π: never negative."""
+    log_ratio = reference - log_probs
+    return torch.expm1(log_ratio) - log_ratio
+
+
+@dataclass
+class KlController:
+    """β, fixed or steered towards a KL a sequence (Ziegler et al. 2019, section 2.2)."""
+
+    beta: float
+    target: float | None = None
+    horizon: float = 10_000.0
+
+    def update(self, kl: float, prompts: int) -> None:
+        if self.target is not None:
+            error = min(max(kl / self.target - 1.0, -0.2), 0.2)
+            self.beta *= 1.0 + error * prompts / self.horizon
+
+
+# --------------------------------------------------------------------------- the update
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Replies and what was measured on them before the update: scores (B,), the rest (B, T)."""
+
+    sampled: Replies
+    mask: Tensor  # bool
+    log_probs: Tensor  # under the policy that sampled
+    advantages: Tensor
+    values: Tensor  # before the update
+    returns: Tensor
+
+    def rows(self, chosen: Tensor) -> tuple[list[Tokens], list[Tokens], int]:
+        """Prompts and replies of some rows, and the length of the longest of these replies."""
+        index = chosen.tolist()
+        prompts = [self.sampled.prompts[i] for i in index]
+        replies = [self.sampled.replies[i] for i in index]
+        return prompts, replies, max(len(reply) for reply in replies)
+
+
+@dataclass
+class Actor:
+    """The networks that PPO updates, all on one base, and their optimisers."""
+
+    model: nn.Module  # with the adapters named below
+    head: nn.Linear  # hidden -> 1, float32
+    pad: int
+    policy_optimizer: torch.optim.Optimizer
+    value_optimizer: torch.optim.Optimizer
+    reference: str | None  # None: the base without an adapter
+    value: str | None  # None: the head alone is trained, on the reference's hidden states
+
+    def log_probs(
+        self, prompts: Sequence[Tokens], replies: Sequence[Tokens], width: int, stage: PpoStage
+    ) -> tuple[Tensor, Tensor]:
+        return policy_log_probs(
+            self.model,
+            prompts,
+            replies,
+            pad=self.pad,
+            temperature=stage.temperature,
+            width=width,
+            entropy_grad=stage.entropy_weight > 0,
+        )
+
+    def values(self, prompts: Sequence[Tokens], replies: Sequence[Tokens], width: int) -> Tensor:
+        return reply_values(self.model, self.head, prompts, replies, pad=self.pad, width=width)
+
+    def activate_value(self, *, train: bool) -> None:
+        if self.value is None:
+            activate(self.model, self.reference)
+        else:
+            activate(self.model, self.value, train=train)
+        self.head.requires_grad_(train)
+
+
+def parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def update(
+    actor: Actor,
+    batch: Batch,
+    stage: PpoStage,
+    *,
+    seed: int,
+    accelerator: Accelerator,
+    train_policy: bool = True,
+) -> dict[str, float]:
+    """Pass ``inner_epochs`` times over the batch in shuffled mini-batches, one step each.
+
+    A mini-batch's loss is the mean over *its* valid tokens, however it is cut into micro-batches
+    and shared among processes: every part is weighed by its tokens, so the gradient is the same to
+    rounding. Returns the means over mini-batches of what ``_policy_step`` and ``_value_step`` saw.
+    """
+    seen: list[dict[str, float]] = []
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(stage.inner_epochs):
+        order = torch.randperm(len(batch.sampled), generator=generator)
+        for mini in order.split(stage.mini_batch):
+            tokens = float(batch.mask[mini].sum())
+            mine = mini[accelerator.process_index :: accelerator.num_processes]
+            micros = mine.split(stage.micro_batch or stage.mini_batch)
+            if train_policy:
+                step = _policy_step(actor, batch, stage, micros, tokens, accelerator)
+                if step["stopped_early"]:
+                    return _means([*seen, step])
+                seen.append(step)
+            seen.append(_value_step(actor, batch, stage, micros, tokens, accelerator))
+    return _means(seen)
+
+
+def _policy_step(
+    actor: Actor,
+    batch: Batch,
+    stage: PpoStage,
+    micros: Sequence[Tensor],
+    tokens: float,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """One optimiser step on the policy, unless it is already further than ``target_kl`` a token
+    from the policy that sampled: then the gradient is thrown away and ``stopped_early`` is 1."""
+    activate(actor.model, POLICY, train=True)
+    actor.policy_optimizer.zero_grad(set_to_none=True)
+    totals = torch.zeros(4)
+    for chosen in micros:
+        prompts, replies, width = batch.rows(chosen)
+        mask, old = batch.mask[chosen, :width], batch.log_probs[chosen, :width]
+        log_probs, entropy = (x.cpu() for x in actor.log_probs(prompts, replies, width, stage))
+        advantages = batch.advantages[chosen, :width]
+        losses, clipped = surrogate(log_probs, old, advantages, stage.clip)
+        objective = losses - stage.entropy_weight * entropy if stage.entropy_weight else losses
+        ((objective * mask).sum() / tokens).backward()
+        with torch.no_grad():
+            parts = (losses, clipped, kl_k3(old, log_probs), entropy)
+            totals += torch.stack([(part * mask).sum() for part in parts]) / tokens
+    _sum_gradients(parameters(actor.policy_optimizer), accelerator)
+    totals = accelerator.reduce(totals.to(accelerator.device), "sum").cpu()
+    names = ("policy_loss", "clip_share", "update_kl", "entropy")
+    step = dict(zip(names, totals.tolist(), strict=True))
+    if stage.target_kl is not None and step["update_kl"] > stage.target_kl:
+        return {**step, "stopped_early": 1.0}
+    norm = nn.utils.clip_grad_norm_(
+        parameters(actor.policy_optimizer), stage.optimizer.max_grad_norm
+    )
+    actor.policy_optimizer.step()
+    return {**step, "stopped_early": 0.0, "policy_grad_norm": float(norm)}
+
+
+def _value_step(
+    actor: Actor,
+    batch: Batch,
+    stage: PpoStage,
+    micros: Sequence[Tensor],
+    tokens: float,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """One optimiser step on the value function. It has parameters of its own, so the weight of its
+    loss would only rescale a gradient that AdamW normalises again: there is none."""
+    actor.activate_value(train=True)
+    actor.value_optimizer.zero_grad(set_to_none=True)
+    total = torch.zeros(1)
+    for chosen in micros:
+        prompts, replies, width = batch.rows(chosen)
+        values = actor.values(prompts, replies, width).cpu()
+        old, returns = batch.values[chosen, :width], batch.returns[chosen, :width]
+        losses = clipped_value_loss(values, old, returns, stage.value_clip)
+        loss = (losses * batch.mask[chosen, :width]).sum() / tokens
+        loss.backward()
+        total += loss.detach()
+    _sum_gradients(parameters(actor.value_optimizer), accelerator)
+    total = accelerator.reduce(total.to(accelerator.device), "sum").cpu()
+    norm = nn.utils.clip_grad_norm_(
+        parameters(actor.value_optimizer), stage.optimizer.max_grad_norm
+    )
+    actor.value_optimizer.step()
+    return {"value_loss": float(total), "value_grad_norm": float(norm)}
+
+
+def _sum_gradients(trained: Sequence[nn.Parameter], accelerator: Accelerator) -> None:
+    """Sum the adapters' gradients over processes. DistributedDataParallel would do the same, but
+    insists on one forward a backward through its wrapper, and we switch adapters in between."""
+    if accelerator.num_processes == 1:
+        return
+    for parameter in trained:
+        if parameter.grad is None:  # this process had no row of the mini-batch
+            parameter.grad = torch.zeros_like(parameter)
+        parameter.grad = accelerator.reduce(parameter.grad, "sum")
+
+
+def _means(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The mean of each name over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    found = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: math.fsum(values) / len(values) for name, values in found.items()}
+
+
+# --------------------------------------------------------------------------- one iteration
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt to train on, rendered."""
+
+    id: str
+    tokens: Tokens
+    safety: bool
+
+
+def draw(count: int, batch: int, iteration: int, seed: int) -> list[int]:
+    """The ``iteration``-th batch of an endless stream of shuffled passes over ``count`` prompts.
+
+    A function of its arguments alone, so that a resumed run sees the same prompts; a batch that
+    crosses the end of a pass takes the rest from the next one.
+    """
+    chosen: list[int] = []
+    for position in range(iteration * batch, (iteration + 1) * batch):
+        epoch, place = divmod(position, count)
+        if not chosen or place == 0:
+            order = torch.randperm(count, generator=_generator(seed, epoch)).tolist()
+        chosen.append(order[place])
+    return chosen
+
+
+def iterate(
+    actor: Actor,
+    engine: LocalEngine,
+    scorer: RewardScorer,
+    questions: Sequence[Question],
+    stage: PpoStage,
+    controller: KlController,
+    *,
+    iteration: int,
+    seed: int,
+    accelerator: Accelerator,
+) -> dict[str, float]:
+    """Rollout, score, measure, update; returns what to log."""
+    sampled = _rollout(actor, engine, questions, stage, iteration, seed, accelerator)
+
+    sequences = [(*p, *r) for p, r in zip(sampled.prompts, sampled.replies, strict=True)]
+    safety = torch.tensor([question.safety for question in questions])
+    combined = combine(scorer.score_tokens(sequences), safety, Rule(**stage.reward.model_dump()))
+    scores = whiten_rewards(combined.reward, combined.group, stage.whiten)
+    ended = torch.tensor(sampled.ended)
+    if stage.no_eos_penalty is not None:
+        scores = scores - stage.no_eos_penalty * ~ended
+
+    mask = sampled.mask()
+    width, size = mask.shape[1], stage.micro_batch or stage.mini_batch
+    activate(actor.model, POLICY)
+    old = measure(sampled, size, width, lambda p, r: actor.log_probs(p, r, width, stage)[0])
+    activate(actor.model, actor.reference)
+    reference = measure(sampled, size, width, lambda p, r: actor.log_probs(p, r, width, stage)[0])
+    actor.activate_value(train=False)
+    values = measure(sampled, size, width, lambda p, r: actor.values(p, r, width))
+
+    rewards = token_rewards(scores, old, reference, mask, controller.beta)
+    advantages, returns = generalised_advantages(rewards, values, mask, stage.gamma, stage.lam)
+    if stage.whiten_advantages:
+        advantages = whiten(advantages, mask.to(advantages.dtype))
+    batch = Batch(sampled, mask, old, advantages, values, returns)
+    losses = update(
+        actor,
+        batch,
+        stage,
+        seed=_seed(seed, iteration),
+        accelerator=accelerator,
+        train_policy=iteration >= stage.value_warmup,
+    )
+
+    kl = float((kl_k1(old, reference) * mask).sum(1).mean())
+    beta = controller.beta
+    controller.update(kl, len(sampled))
+    lengths = mask.sum(1).float()
+    return {
+        "reward": float(combined.reward.mean()),
+        "reward_spread": float(combined.spread.mean()),
+        "kl": kl,
+        "kl_token": float(masked_mean(kl_k1(old, reference), mask)),
+        "kl_token_k3": float(masked_mean(kl_k3(old, reference), mask)),
+        "beta": beta,
+        "length": float(lengths.mean()),
+        "no_eos": float((~ended).float().mean()),
+        "top_share": Counter(sampled.replies).most_common(1)[0][1] / len(sampled),
+        "value_explained": _explained(values, returns, mask),
+        **losses,
+    }
+
+
+def _rollout(
+    actor: Actor,
+    engine: LocalEngine,
+    questions: Sequence[Question],
+    stage: PpoStage,
+    iteration: int,
+    seed: int,
+    accelerator: Accelerator,
+) -> Replies:
+    """Each process samples its share; then every process holds the whole batch, in order."""
+    activate(actor.model, POLICY)
+    mine = range(accelerator.process_index, len(questions), accelerator.num_processes)
+    part = sample(
+        engine,
+        [questions[i].tokens for i in mine],
+        [f"{iteration}/{i}/{questions[i].id}" for i in mine],
+        seed=seed,
+        temperature=stage.temperature,
+        max_new_tokens=stage.max_new_tokens,
+    )
+    if accelerator.num_processes == 1:
+        return part
+    rows = gather_object(list(zip(mine, part.prompts, part.replies, part.ended, strict=True)))
+    _, prompts, replies, ended = zip(*sorted(rows), strict=True)
+    return Replies(prompts, replies, ended)
+
+
+def _explained(values: Tensor, returns: Tensor, mask: Tensor) -> float:
+    """1 − Var(return − V)/Var(return) over valid tokens: 0 is no better than a constant."""
+    error = returns[mask] - values[mask]
+    return float(1 - error.var() / returns[mask].var().clamp(min=1e-12))
+
+
+def _seed(seed: int, step: int) -> int:
+    return (seed * 1_000_003 + step) % (2**63)
+
+
+def _generator(seed: int, step: int) -> torch.Generator:
+    return torch.Generator().manual_seed(_seed(seed, step))
+
+
+# --------------------------------------------------------------------------- the stage
+
+
+def checkpoints(ctx: StageContext) -> Iterator[Checkpoint]:
+    """Train by ``ctx.stage`` (a ``PpoStage``) and yield a committed checkpoint an epoch.
+
+    Epoch 0 is the policy that the stage starts from, with the value function not yet trained.
+    """
+    stage = ctx.stage
+    assert isinstance(stage, PpoStage)
+    done = list(ctx.committed())
+    yield from done
+    if done and done[-1].epoch >= stage.epochs:
+        return
+
+    accelerator = Accelerator(cpu=ctx.base().model.device.type == "cpu")
+    actor = _actor(ctx, stage, done[-1].folder if done else None)
+    controller = KlController(stage.kl, stage.kl_target, stage.kl_horizon)
+    if done:
+        _restore(actor, controller, done[-1].folder / "trainer")
+    else:
+        yield ctx.commit(0, {}, lambda folder: _save(ctx, actor, controller, folder))
+
+    tokenizer = ctx.base().tokenizer
+    engine = LocalEngine(
+        actor.model, tokenizer, batch_size=stage.batch, max_new_tokens=stage.max_new_tokens
+    )
+    scorer = ctx.reward_scorer(stage.reward)
+    prompts = load_prompts(stage.prompts, base_folder=ctx.base_folder, seed=ctx.seed("prompts"))
+    questions = [Question(p.id, engine.tokenize(p.messages), p.safety) for p in prompts.rows]
+    seed = ctx.seed("ppo")
+    for epoch in range(done[-1].epoch + 1 if done else 1, stage.epochs + 1):
+        logs = []
+        for iteration in range((epoch - 1) * stage.iterations, epoch * stage.iterations):
+            chosen = [questions[i] for i in draw(len(questions), stage.batch, iteration, seed)]
+            logs.append(
+                iterate(
+                    actor,
+                    engine,
+                    scorer,
+                    chosen,
+                    stage,
+                    controller,
+                    iteration=iteration,
+                    seed=seed,
+                    accelerator=accelerator,
+                )
+            )
+            ctx.log({"epoch": epoch, "iteration": iteration, **logs[-1]})
+        yield ctx.commit(epoch, _means(logs), lambda folder: _save(ctx, actor, controller, folder))
+
+
+def _actor(ctx: StageContext, stage: PpoStage, resume: Path | None) -> Actor:
+    """Put the policy, its frozen reference and the value function on the base."""
+    loaded = ctx.base()
+    model = loaded.model
+    for leftover in (POLICY, REFERENCE, VALUE):
+        if leftover in getattr(model, "peft_config", {}):
+            remove_adapter(model, leftover)
+    start = resume or ctx.start
+    if start is None:
+        model = add_adapter(model, POLICY, lora_config(stage.lora), seed=ctx.seed("lora"))
+    else:
+        model = load_adapter(model, POLICY, start)
+    if ctx.start is not None:
+        load_adapter(model, REFERENCE, ctx.start)
+    if stage.value_adapter and resume is not None:
+        load_adapter(model, VALUE, resume / "trainer" / VALUE)
+    elif stage.value_adapter:
+        copy_adapter(model, POLICY, VALUE)
+    loaded.model = model
+    model.eval()  # no dropout: the ratio of a fresh policy to itself must be one
+
+    head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=device_of(model))
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    values = [*head.parameters()]
+    if stage.value_adapter:
+        values += adapter_weights(model, VALUE).values()
+    return Actor(
+        model=model,
+        head=head,
+        pad=int(loaded.tokenizer.pad_token_id),
+        policy_optimizer=_adamw(
+            [*adapter_weights(model, POLICY).values()], stage.learning_rate, stage.optimizer
+        ),
+        value_optimizer=_adamw(
+            values, stage.value_learning_rate or stage.learning_rate, stage.optimizer
+        ),
+        reference=None if ctx.start is None else REFERENCE,
+        value=VALUE if stage.value_adapter else None,
+    )
+
+
+def _adamw(trained: list[nn.Parameter], rate: float, settings: Optimizer) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        trained,
+        lr=rate,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def _save(ctx: StageContext, actor: Actor, controller: KlController, folder: Path) -> None:
+    save_adapter(actor.model, POLICY, folder)
+    ctx.base().tokenizer.save_pretrained(folder)
+    state = folder / "trainer"
+    state.mkdir()
+    if actor.value is not None:
+        (state / VALUE).mkdir()
+        save_adapter(actor.model, actor.value, state / VALUE)
+    save_file(dict(actor.head.state_dict()), state / "value_head.safetensors")
+    for name, optimizer in (("policy", actor.policy_optimizer), ("value", actor.value_optimizer)):
+        torch.save(optimizer.state_dict(), state / f"{name}_optimizer.pt")
+    (state / "controller.json").write_text(json.dumps({"beta": controller.beta}) + "\n")
+
+
+def _restore(actor: Actor, controller: KlController, state: Path) -> None:
+    """Put back what ``_save`` wrote beside the adapters."""
+    actor.head.load_state_dict(load_file(state / "value_head.safetensors"))
+    for name, optimizer in (("policy", actor.policy_optimizer), ("value", actor.value_optimizer)):
+        optimizer.load_state_dict(torch.load(state / f"{name}_optimizer.pt", weights_only=True))
+    controller.beta = json.loads((state / "controller.json").read_text())["beta"]

@@ -1,0 +1,179 @@
+"""Rollouts: prompts with sampled replies, and the forward passes that measure them.
+
+Sequences are right-padded: under causal attention no real token can see padding, so neither
+attention mask nor position ids are needed. (Generation must left-pad, and has both.)
+
+Shapes: ``B`` prompts, ``T`` tokens of the longest reply. Per-token tensors are ``(B, T)`` float32,
+right-padded, with a boolean ``mask`` of the real tokens, the end token included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from harness.engines.local import LocalEngine
+from harness.engines.protocol import Request
+from harness.errors import InputError
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Replies:
+    """Sampled replies to a batch of prompts."""
+
+    prompts: tuple[Tokens, ...]
+    replies: tuple[Tokens, ...]  # the end token included where it was generated
+    ended: tuple[bool, ...]  # whether the reply ended by itself
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def mask(self) -> Tensor:
+        """(B, T) bool: true on real tokens."""
+        lengths = torch.tensor([len(reply) for reply in self.replies])
+        return torch.arange(int(lengths.max()))[None, :] < lengths[:, None]
+
+
+def sample(
+    engine: LocalEngine,
+    prompts: Sequence[Tokens],
+    keys: Sequence[str],
+    *,
+    seed: int,
+    temperature: float,
+    max_new_tokens: int,
+) -> Replies:
+    """One reply to each prompt, a function of (seed, key) only, under the active adapter."""
+    requests = [
+        Request(key, ids, temperature, max_new_tokens)
+        for key, ids in zip(keys, prompts, strict=True)
+    ]
+    replies: list[Tokens] = [()] * len(requests)
+    ended = [False] * len(requests)
+    for index, made in engine.sample(requests, seed=seed):
+        if isinstance(made, str):
+            raise InputError(f"cannot reply to prompt {keys[index]!r}: {made}")
+        replies[index] = made.token_ids
+        ended[index] = made.stopped
+    return Replies(tuple(prompts), tuple(replies), tuple(ended))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Right-padded sequences, and where the predictions of their replies' tokens are."""
+
+    input_ids: Tensor  # (b, L)
+    first: int  # the smallest position that predicts a reply token
+    rows: Tensor  # (n,) row of each reply token
+    columns: Tensor  # (n,) position that predicts it
+    slots: Tensor  # (n,) its place in the reply
+    targets: Tensor  # (n,) the reply token
+
+
+def pack(
+    prompts: Sequence[Tokens], replies: Sequence[Tokens], pad: int, device: torch.device
+) -> Packed:
+    """Join each prompt with its reply, pad on the right, index the reply tokens."""
+    longest = max(len(p) + len(r) for p, r in zip(prompts, replies, strict=True))
+    ids: list[list[int]] = []
+    rows: list[int] = []
+    columns: list[int] = []
+    slots: list[int] = []
+    targets: list[int] = []
+    for i, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
+        ids.append([*prompt, *reply, *[pad] * (longest - len(prompt) - len(reply))])
+        rows += [i] * len(reply)
+        columns += range(len(prompt) - 1, len(prompt) + len(reply) - 1)
+        slots += range(len(reply))
+        targets += reply
+    index = torch.tensor([rows, columns, slots, targets]).to(device)
+    first = min(len(prompt) for prompt in prompts) - 1
+    return Packed(torch.tensor(ids).to(device), first, index[0], index[1], index[2], index[3])
+
+
+def policy_log_probs(
+    model: nn.Module,
+    prompts: Sequence[Tokens],
+    replies: Sequence[Tokens],
+    *,
+    pad: int,
+    temperature: float,
+    width: int,
+    entropy_grad: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the replies' tokens under the active adapter, and the entropy there.
+
+    Both (b, ``width``), zero on padding. The logits are divided by the temperature that the
+    replies were sampled at: the policy that is improved is the one that acted. Logits are computed
+    for the replies only; at 32,000 words they are the largest tensor of all.
+    """
+    packed = pack(prompts, replies, pad, device_of(model))
+    keep = packed.input_ids.shape[1] - packed.first
+    logits = model(input_ids=packed.input_ids, use_cache=False, logits_to_keep=keep).logits
+    at = logits[packed.rows, packed.columns - packed.first].float() / temperature
+    log_p = at.log_softmax(-1)
+    with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
+        entropy = -(log_p.exp() * log_p).sum(-1)
+    chosen = log_p.gather(-1, packed.targets[:, None]).squeeze(-1)
+    place = (packed.rows, packed.slots)
+    empty = torch.zeros(len(prompts), width, device=chosen.device)
+    return empty.index_put(place, chosen), empty.index_put(place, entropy)
+
+
+def reply_values(
+    model: nn.Module,
+    head: nn.Linear,
+    prompts: Sequence[Tokens],
+    replies: Sequence[Tokens],
+    *,
+    pad: int,
+    width: int,
+) -> Tensor:
+    """V of the state before each reply token, (b, ``width``), under the active adapter."""
+    packed = pack(prompts, replies, pad, device_of(model))
+    hidden = trunk(model)(input_ids=packed.input_ids, use_cache=False).last_hidden_state
+    values = head(hidden[packed.rows, packed.columns].float()).squeeze(-1)
+    empty = torch.zeros(len(prompts), width, device=values.device)
+    return empty.index_put((packed.rows, packed.slots), values)
+
+
+def trunk(model: nn.Module) -> nn.Module:
+    """The transformer below the language-model head, LoRA layers included."""
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = getattr(causal, str(causal.base_model_prefix))
+    assert isinstance(inner, nn.Module)
+    return inner
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def by_length(batch: Replies, size: int) -> Iterator[Tensor]:
+    """Rows of the batch in groups of ``size`` with similar lengths: little padding."""
+    lengths = torch.tensor(
+        [len(p) + len(r) for p, r in zip(batch.prompts, batch.replies, strict=True)]
+    )
+    yield from lengths.argsort(stable=True).split(size)
+
+
+@torch.no_grad()
+def measure(
+    batch: Replies,
+    size: int,
+    width: int,
+    forward: Callable[[list[Tokens], list[Tokens]], Tensor],
+) -> Tensor:
+    """Run ``forward`` over the whole batch in groups of similar length; (B, ``width``)."""
+    result = torch.zeros(len(batch), width)
+    for rows in by_length(batch, size):
+        chosen = rows.tolist()
+        result[rows] = forward(
+            [batch.prompts[i] for i in chosen], [batch.replies[i] for i in chosen]
+        ).cpu()
+    return result
