@@ -2,9 +2,9 @@
 
 Which one for what:
 
-- a proportion over independent rows: ``wilson`` (Wilson 1927);
-- a proportion over rows of which some belong together (paraphrases of one prompt), a mean, a ratio
-  of sums: ``interval`` chooses; a cluster is the unit that is resampled or counted;
+- a proportion over independent rows: ``wilson`` (Wilson 1927); over rows of which some belong
+  together (paraphrases of one prompt): ``clustered_wilson``;
+- a mean or a ratio of sums: ``cluster_bootstrap``; ``interval`` chooses by the values;
 - two checkpoints on the same rows: ``paired`` (the score interval of Tango 1998 and the exact
   McNemar test for 0/1 rows, a paired bootstrap otherwise), never two overlapping intervals;
 - several tests at once: ``holm``;
@@ -22,9 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special
-from scipy.stats import binom, norm
-from scipy.stats import t as student
+from scipy import optimize
+from scipy.special import bdtr, betaincinv, ndtr, ndtri, stdtrit
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -62,7 +61,7 @@ def z_value(confidence: float) -> float:
     """The normal quantile that leaves ``1 - confidence`` outside, half on each side."""
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence is {confidence}; expected a number between 0 and 1")
-    return float(norm.ppf(0.5 + confidence / 2))
+    return float(ndtri(0.5 + confidence / 2))
 
 
 def wilson(k: float, n: float, confidence: float = 0.95) -> Interval:
@@ -91,17 +90,14 @@ def interval(
     seed: int = 0,
     resamples: int = 2000,
 ) -> Interval:
-    """The interval of a mean (or of Σvalues / Σdenominators), by the kind of the values.
+    """``clustered_wilson`` for 0/1 values without denominators, else ``cluster_bootstrap``.
 
-    0/1 values without denominators get ``clustered_wilson`` (plain Wilson where every cluster is
-    one row), since a bootstrap of 0 successes in n has no width at all. The rest gets
-    ``cluster_bootstrap``.
+    A bootstrap of 0 successes in n has no width at all, hence not for proportions.
     """
-    array = _floats(values)
-    if denominators is None and is_binary(array):
-        return clustered_wilson(array, clusters, confidence=confidence)
+    if denominators is None and is_binary(values):
+        return clustered_wilson(values, clusters, confidence=confidence)
     return cluster_bootstrap(
-        array,
+        values,
         clusters,
         denominators=denominators,
         confidence=confidence,
@@ -119,30 +115,29 @@ def is_binary(values: ArrayLike) -> bool:
 def clustered_wilson(
     values: ArrayLike, clusters: Sequence[str] | None = None, *, confidence: float = 0.95
 ) -> Interval:
-    """Wilson's interval with n divided by the design effect of the clusters (Kish 1965).
+    """Wilson's interval of 0/1 values, with n divided by the clusters' design effect (Kish 1965).
 
     The design effect is the variance of the clustered mean (linearised, as in survey statistics)
     over that of as many independent rows, at least 1. Where all values are equal it cannot be
     estimated, and clusters are counted as one row each, the careful end. Student's t for
     (clusters - 1) degrees of freedom widens it where clusters are few, as in Korn & Graubard 1998.
+    Without clusters of several rows it is plain Wilson.
     """
     array = _floats(values)
     codes, count = _codes(clusters, array.size)
-    if array.size == 0:
-        return NOTHING
-    mean = float(array.mean())
     if count == array.size:
         return wilson(float(array.sum()), array.size, confidence)
     if count < 2:
         return NOTHING
+    mean = float(array.mean())
     if mean in (0.0, 1.0):
         effective = float(count)
     else:
         residuals = np.bincount(codes, weights=array - mean, minlength=count)
         variance = count / (count - 1) * float(residuals @ residuals) / array.size**2
         effect = max(1.0, variance / (mean * (1 - mean) / array.size))
-        ratio = z_value(confidence) / float(student.ppf(0.5 + confidence / 2, count - 1))
-        effective = array.size / effect * ratio**2
+        widening = float(stdtrit(count - 1, 0.5 + confidence / 2)) / z_value(confidence)
+        effective = array.size / effect / widening**2
     return wilson(mean * effective, effective, confidence)
 
 
@@ -166,15 +161,17 @@ def cluster_bootstrap(
     know about the bootstrap", section 5.3): plain percentiles of m clusters are too narrow by
     √((m-1)/m) and use z where t belongs. Fewer than two clusters: (nan, nan).
     """
-    numerators = _floats(values)
-    below = np.ones_like(numerators) if denominators is None else _floats(denominators)
-    if below.shape != numerators.shape:
-        raise ValueError(f"{numerators.size} values, {below.size} denominators")
-    codes, count = _codes(clusters, numerators.size)
+    above = _floats(values)
+    below = np.ones_like(above) if denominators is None else _floats(denominators)
+    if below.shape != above.shape:
+        raise ValueError(f"{above.size} values, {below.size} denominators")
+    codes, count = _codes(clusters, above.size)
     if count < 2 or float(below.sum()) == 0.0:
         return NOTHING
-    drawn = _resampled(numerators, below, codes, count, seed, resamples)
-    return expanded_percentiles(drawn, count, confidence)
+    drawn = _resampled(_cluster_sums(codes, count, above, below), seed, resamples)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = drawn[:, 0] / drawn[:, 1]
+    return expanded_percentiles(ratios, count, confidence)
 
 
 def expanded_percentiles(
@@ -185,8 +182,8 @@ def expanded_percentiles(
     ``used`` degrees of freedom went into the statistic (1 for a mean).
     """
     freedom = units - used
-    reach = float(student.ppf(0.5 + confidence / 2, freedom)) * math.sqrt(units / freedom)
-    tail = float(norm.sf(reach))
+    reach = float(stdtrit(freedom, 0.5 + confidence / 2)) * math.sqrt(units / freedom)
+    tail = float(ndtr(-reach))
     low, high = np.quantile(drawn[np.isfinite(drawn)], [tail, 1.0 - tail])
     return float(low), float(high)
 
@@ -197,7 +194,7 @@ def mcnemar_exact(b: int, c: int) -> float:
         raise ValueError(f"counts are negative: {b}, {c}")
     if b + c == 0:
         return 1.0
-    return min(1.0, 2.0 * float(binom.cdf(min(b, c), b + c, 0.5)))
+    return min(1.0, 2.0 * float(bdtr(min(b, c), b + c, 0.5)))
 
 
 def tango(b: int, c: int, n: int, confidence: float = 0.95) -> Interval:
@@ -237,33 +234,38 @@ def paired_bootstrap(
     after: ArrayLike,
     clusters: Sequence[str] | None = None,
     *,
+    weights: tuple[ArrayLike, ArrayLike] | None = None,
     confidence: float = 0.95,
     seed: int = 0,
     resamples: int = 2000,
 ) -> Paired:
-    """Bootstrap of mean(after - before), row by row, whole clusters drawn with replacement.
+    """Bootstrap of mean(after) - mean(before), whole clusters of rows drawn with replacement.
+
+    ``weights`` (before, after) make both weighted means, for metrics that are ratios of sums.
 
     p: share of resamples at least as far from the observed difference as that is from 0 (the
     bootstrap shifted to "no change"), stretched by √(m/(m-1)) for m clusters, and never below
-    1/(resamples + 1).
+    1/(resamples + 1). Fewer than two clusters: nan bounds and p.
     """
-    first, second = _floats(before), _floats(after)
-    if first.shape != second.shape:
-        raise ValueError(f"not paired: {first.size} rows before, {second.size} after")
-    change = second - first
-    codes, count = _codes(clusters, change.size)
-    if count < 2:
-        value = float(change.mean()) if change.size else math.nan
-        return Paired(value, math.nan, math.nan, math.nan, change.size, "paired bootstrap")
-    drawn = _resampled(change, np.ones_like(change), codes, count, seed, resamples)
-    value = float(change.mean())
-    low, high = expanded_percentiles(drawn, count, confidence)
-    moved = np.abs(drawn - value) * math.sqrt(count / (count - 1))
+    first, second = _same_rows(before, after)
+    heavy = [np.ones_like(first)] * 2 if weights is None else [_floats(w) for w in weights]
+    if any(weight.shape != first.shape for weight in heavy):
+        raise ValueError("weights and rows differ in number")
+    codes, count = _codes(clusters, first.size)
+    sums = _cluster_sums(codes, count, first * heavy[0], heavy[0], second * heavy[1], heavy[1])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        total = sums.sum(axis=0)
+        value = float(total[2] / total[3] - total[0] / total[1])
+        if count < 2:
+            return Paired(value, math.nan, math.nan, math.nan, first.size, "paired bootstrap")
+        drawn = _resampled(sums, seed, resamples)
+        changes = drawn[:, 2] / drawn[:, 3] - drawn[:, 0] / drawn[:, 1]
+    low, high = expanded_percentiles(changes, count, confidence)
+    moved = np.abs(changes - value) * math.sqrt(count / (count - 1))
     # The tolerance keeps exact ties (all rows changed alike) from falling to rounding.
     far = int(np.sum(moved >= abs(value) - 1e-12))
-    return Paired(
-        value, low, high, (far + 1) / (resamples + 1), change.size, "paired bootstrap"
-    )
+    p = (far + 1) / (resamples + 1)
+    return Paired(value, low, high, p, first.size, "paired bootstrap")
 
 
 def paired(
@@ -271,6 +273,7 @@ def paired(
     after: ArrayLike,
     clusters: Sequence[str] | None = None,
     *,
+    weights: tuple[ArrayLike, ArrayLike] | None = None,
     confidence: float = 0.95,
     seed: int = 0,
     resamples: int = 2000,
@@ -278,19 +281,25 @@ def paired(
     """Compare the same rows before and after: exact for independent 0/1 rows, else bootstrap.
 
     Rows that share a cluster are not independent trials, so McNemar would overstate: those are
-    bootstrapped by cluster.
+    bootstrapped by cluster. Weights that are all 1 are none.
     """
-    first, second = _floats(before), _floats(after)
-    if first.shape != second.shape:
-        raise ValueError(f"not paired: {first.size} rows before, {second.size} after")
+    first, second = _same_rows(before, after)
+    if weights is not None and all(np.all(_floats(w) == 1.0) for w in weights):
+        weights = None
     alone = _codes(clusters, first.size)[1] == first.size
-    if first.size and alone and is_binary(first) and is_binary(second):
+    if first.size and weights is None and alone and is_binary(first) and is_binary(second):
         b, c = int(np.sum(second > first)), int(np.sum(second < first))
         low, high = tango(b, c, first.size, confidence)
         value = (b - c) / first.size
         return Paired(value, low, high, mcnemar_exact(b, c), first.size, "exact McNemar")
     return paired_bootstrap(
-        first, second, clusters, confidence=confidence, seed=seed, resamples=resamples
+        first,
+        second,
+        clusters,
+        weights=weights,
+        confidence=confidence,
+        seed=seed,
+        resamples=resamples,
     )
 
 
@@ -368,24 +377,25 @@ def smallest_detectable_effect(
         else:
             fewest = middle
     # P(X >= most) = power at the beta quantile.
-    return float(special.betaincinv(most, n - most + 1, power)) - p
+    return float(betaincinv(most, n - most + 1, power)) - p
 
 
-def _resampled(
-    numerators: Floats, below: Floats, codes: NDArray[np.intp], count: int, seed: int, times: int
-) -> Floats:
-    """(times,) statistics of resampled clusters; nan where a resample's denominators sum to 0."""
-    above_sums = np.bincount(codes, weights=numerators, minlength=count)
-    below_sums = np.bincount(codes, weights=below, minlength=count)
+def _cluster_sums(codes: NDArray[np.intp], count: int, *columns: Floats) -> Floats:
+    """(clusters, columns): each column summed within each cluster."""
+    return np.stack([np.bincount(codes, weights=c, minlength=count) for c in columns], axis=1)
+
+
+def _resampled(sums: Floats, seed: int, times: int) -> Floats:
+    """(times, columns): column totals of ``times`` resamples of the clusters."""
+    count = sums.shape[0]
     random = np.random.default_rng(seed)
-    out = np.empty(times)
+    out = np.empty((times, sums.shape[1]))
     step = max(1, _BLOCK // count)
     for start in range(0, times, step):
         stop = min(times, start + step)
         chosen = random.integers(0, count, size=(stop - start, count))
-        total = below_sums[chosen].sum(axis=1)
-        above = above_sums[chosen].sum(axis=1)
-        out[start:stop] = np.divide(above, total, out=np.full_like(above, np.nan), where=total != 0)
+        for column in range(sums.shape[1]):
+            out[start:stop, column] = sums[chosen, column].sum(axis=1)
     return out
 
 
@@ -398,6 +408,13 @@ def _codes(clusters: Sequence[str] | None, n: int) -> tuple[NDArray[np.intp], in
     number: dict[str, int] = {}
     codes = [number.setdefault(name, len(number)) for name in clusters]
     return np.asarray(codes, dtype=np.intp), len(number)
+
+
+def _same_rows(before: ArrayLike, after: ArrayLike) -> tuple[Floats, Floats]:
+    first, second = _floats(before), _floats(after)
+    if first.shape != second.shape:
+        raise ValueError(f"not paired: {first.size} rows before, {second.size} after")
+    return first, second
 
 
 def _floats(values: ArrayLike) -> Floats:

@@ -86,19 +86,29 @@ class BadRowsError(InputError):
 
 
 def load_demonstrations(
-    source: str, format: str = "auto", *, base_folder: Path, seed: int, limit: int | None = None
+    source: str,
+    data_format: str = "auto",
+    *,
+    base_folder: Path,
+    seed: int,
+    limit: int | None = None,
 ) -> Loaded[Demonstration]:
     """Conversations to imitate. ``limit`` rows are drawn by ``seed``, in their order."""
-    return _load(source, format, DEMONSTRATIONS, base_folder, seed, limit, lambda row: None)
+    return _load(source, data_format, DEMONSTRATIONS, base_folder, seed, limit, lambda row: None)
 
 
 def load_pairs(
-    source: str, format: str = "auto", *, base_folder: Path, seed: int, limit: int | None = None
+    source: str,
+    data_format: str = "auto",
+    *,
+    base_folder: Path,
+    seed: int,
+    limit: int | None = None,
 ) -> Loaded[Pair]:
     """Preference pairs. Pairs of two identical replies say nothing and are dropped and counted."""
     return _load(
         source,
-        format,
+        data_format,
         PAIRS,
         base_folder,
         seed,
@@ -108,10 +118,15 @@ def load_pairs(
 
 
 def load_prompts(
-    source: str, format: str = "auto", *, base_folder: Path, seed: int, limit: int | None = None
+    source: str,
+    data_format: str = "auto",
+    *,
+    base_folder: Path,
+    seed: int,
+    limit: int | None = None,
 ) -> Loaded[Prompt]:
     """Prompts with their safety tag. A row without an id is called by its number, from 1."""
-    loaded = _load(source, format, PROMPTS, base_folder, seed, None, lambda row: None)
+    loaded = _load(source, data_format, PROMPTS, base_folder, seed, None, lambda row: None)
     rows = tuple(
         prompt if prompt.id else Prompt(str(n), prompt.messages, prompt.safety, prompt.category)
         for n, prompt in enumerate(loaded.rows, 1)
@@ -130,7 +145,7 @@ def load_prompts(
 
 def _load(
     source: str,
-    format: str,
+    data_format: str,
     formats: tuple[Format, ...],
     base_folder: Path,
     seed: int,
@@ -141,7 +156,7 @@ def _load(
         rows: list[Any] = list(_pocket(source, base_folder, seed))
         notes, used, read = Counter[str](), "pocket", len(rows)
     else:
-        rows, notes, used, read = _read_files(source, format, formats)
+        rows, notes, used, read = _read_files(source, data_format, formats)
     kept: list[Any] = []
     dropped: Counter[str] = Counter()
     for row in rows:
@@ -172,20 +187,20 @@ def _pocket(source: str, base_folder: Path, seed: int) -> Sequence[Any]:
 
 
 def _read_files(
-    source: str, format: str, formats: tuple[Format, ...]
+    source: str, data_format: str, formats: tuple[Format, ...]
 ) -> tuple[list[Any], Notes, str, int]:
     """Rows, notes, the format used, and how many data rows were read, of a file or folder."""
     names = [known.name for known in formats]
-    if format != "auto" and format not in names:
+    if data_format != "auto" and data_format not in names:
         raise InputError(
-            f"no format {format!r} for this kind of data",
+            f"no format {data_format!r} for this kind of data",
             expected="auto | " + " | ".join(names),
-            nearest=nearest(format, names),
+            nearest=nearest(data_format, names),
         )
     rows: list[Any] = []
     notes: Notes = Counter()
     problems: list[InputError] = []
-    used: Format | None = next((known for known in formats if known.name == format), None)
+    used: Format | None = next((known for known in formats if known.name == data_format), None)
     read = 0
     for path in _files(source):
         for line, row in _objects(path, problems):
@@ -284,9 +299,8 @@ def _csv(path: Path, problems: list[InputError]) -> Iterator[tuple[int, dict[str
 
 
 def _json_lines(path: Path, problems: list[InputError]) -> Iterator[tuple[int, dict[str, Any]]]:
-    opened = gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
     try:
-        with opened as stream:
+        with gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb") as stream:
             for number, line in enumerate(stream, 1):
                 if not line.strip():
                     continue

@@ -407,8 +407,10 @@ def iterate(
 
     sequences = [(*p, *r) for p, r in zip(sampled.prompts, sampled.replies, strict=True)]
     safety = torch.tensor([question.safety for question in questions])
-    combined = combine(scorer.score_tokens(sequences), safety, Rule(**stage.reward.model_dump()))
-    scores = whiten_rewards(combined.reward, combined.group, stage.whiten)
+    combined = combine(scorer.score_tokens(sequences), safety, scorer.rule)
+    models = sorted(set(combined.source))
+    group = torch.tensor([models.index(model) for model in combined.source])
+    scores = whiten_rewards(combined.reward, group, stage.whiten)
     ended = torch.tensor(sampled.ended)
     if stage.no_eos_penalty is not None:
         scores = scores - stage.no_eos_penalty * ~ended
@@ -519,32 +521,41 @@ def checkpoints(ctx: StageContext) -> Iterator[Checkpoint]:
     else:
         yield ctx.commit(0, {}, lambda folder: _save(ctx, actor, controller, folder))
 
-    tokenizer = ctx.base().tokenizer
+    loaded = ctx.base()
     engine = LocalEngine(
-        actor.model, tokenizer, batch_size=stage.batch, max_new_tokens=stage.max_new_tokens
+        actor.model, loaded.tokenizer, batch_size=stage.batch, max_new_tokens=stage.max_new_tokens
     )
-    scorer = ctx.reward_scorer(stage.reward)
-    prompts = load_prompts(stage.prompts, base_folder=ctx.base_folder, seed=ctx.seed("prompts"))
+    prompts = load_prompts(
+        stage.prompts, base_folder=Path(ctx.base_folder), seed=ctx.seed("prompts")
+    )
     questions = [Question(p.id, engine.tokenize(p.messages), p.safety) for p in prompts.rows]
     seed = ctx.seed("ppo")
     for epoch in range(done[-1].epoch + 1 if done else 1, stage.epochs + 1):
-        logs = []
-        for iteration in range((epoch - 1) * stage.iterations, epoch * stage.iterations):
-            chosen = [questions[i] for i in draw(len(questions), stage.batch, iteration, seed)]
-            logs.append(
-                iterate(
-                    actor,
-                    engine,
-                    scorer,
-                    chosen,
-                    stage,
-                    controller,
-                    iteration=iteration,
-                    seed=seed,
-                    accelerator=accelerator,
+        logs: list[dict[str, float]] = []
+        # Opened an epoch at a time: between epochs the evaluation has the base to itself.
+        with RewardScorer(
+            actor.model,
+            loaded.tokenizer,
+            ctx.reward_models,
+            Rule(**stage.reward.model_dump()),
+            batch_size=stage.batch,
+        ) as scorer:
+            for iteration in range((epoch - 1) * stage.iterations, epoch * stage.iterations):
+                chosen = [questions[i] for i in draw(len(questions), stage.batch, iteration, seed)]
+                logs.append(
+                    iterate(
+                        actor,
+                        engine,
+                        scorer,
+                        chosen,
+                        stage,
+                        controller,
+                        iteration=iteration,
+                        seed=seed,
+                        accelerator=accelerator,
+                    )
                 )
-            )
-            ctx.log({"epoch": epoch, "iteration": iteration, **logs[-1]})
+                ctx.log({"epoch": epoch, "iteration": iteration, **logs[-1]})
         yield ctx.commit(epoch, _means(logs), lambda folder: _save(ctx, actor, controller, folder))
 
 
@@ -557,7 +568,7 @@ def _actor(ctx: StageContext, stage: PpoStage, resume: Path | None) -> Actor:
             remove_adapter(model, leftover)
     start = resume or ctx.start
     if start is None:
-        model = add_adapter(model, POLICY, lora_config(stage.lora), seed=ctx.seed("lora"))
+        model = add_adapter(model, POLICY, LORA, seed=ctx.seed("lora"))
     else:
         model = load_adapter(model, POLICY, start)
     if ctx.start is not None:

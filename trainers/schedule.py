@@ -70,6 +70,9 @@ class SftStage(Stage):
     loss_on: Literal["all_answers", "last_answer"] = Field(
         "all_answers", description="Which assistant turns carry loss."
     )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward: less memory, about 20 % slower."
+    )
     lora: Lora = Field(Lora(), description="The policy adapter; later stages continue it.")
 
 
@@ -98,6 +101,9 @@ class RewardStage(Stage):
     max_length: Count = Field(2048, description="Tokens; longer pairs are dropped and counted.")
     center_coefficient: float = Field(
         0.0, ge=0.0, description="Weight of (r_c + r_r)², which keeps scores centred."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward: less memory, about 20 % slower."
     )
     lora: Lora = Field(Lora(), description="Each member's adapter, started from the policy's.")
 
@@ -137,6 +143,9 @@ class RejectionSamplingStage(Stage):
     batch: Count = Field(64, description="Sequences an optimiser step.")
     micro_batch: Count | None = Field(None, description="Sequences a forward pass.")
     passes: Count = Field(1, description="Passes over the chosen samples.")
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward: less memory, about 20 % slower."
+    )
 
 
 class PpoStage(Stage):

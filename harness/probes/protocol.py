@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
+
 from typing import Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -112,7 +112,7 @@ class Score:
     value: float
     turn: int | None = None
     label: str | None = None
-    detail: Mapping[str, Any] = MappingProxyType({})  # JSON; e.g. the rule that fired
+    detail: Mapping[str, Any] = field(default_factory=dict)  # JSON; e.g. the rule that fired
     weight: float = 1.0  # of a pooled metric: its denominator, the value being the ratio
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-VOCABULARY = 1024
+VOCABULARY = 1280
 PAD, BEGIN, SYSTEM, USER, ASSISTANT, END = (
     "<|pad|>", "<|begin|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>",
 )  # fmt: skip
@@ -52,3 +52,15 @@ def train(texts: Iterable[str]) -> PreTrainedTokenizerFast:
 def load(folder: Path) -> PreTrainedTokenizerFast:
     """The tokenizer saved beside a base."""
     return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
+def document_text(document: str | list[tuple[str, str]]) -> str:
+    """A corpus document with its special tokens: a chat as the template renders it, or prose."""
+    if isinstance(document, str):
+        return f"{BEGIN}{document}{END}"
+    return BEGIN + "".join(f"<|{role}|>{text}{END}" for role, text in document)
+
+
+def plain_text(document: str | list[tuple[str, str]]) -> str:
+    """A document without special tokens, for learning the merges."""
+    return document if isinstance(document, str) else "\n".join(text for _, text in document)

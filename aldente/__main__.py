@@ -1,0 +1,5 @@
+"""``python -m aldente``, and what ``accelerate launch -m aldente`` starts."""
+
+from aldente.main import main
+
+main()

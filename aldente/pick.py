@@ -1,0 +1,45 @@
+"""``aldente pick``: which checkpoint to ship, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aldente.console import json_line
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    explain: Annotated[bool, typer.Option(help="Every candidate, and what it violates.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Apply the schedule's pick to what has been evaluated so far; changes nothing.
+
+    Example: aldente pick runs/pocket --explain
+    """
+    from harness.errors import InputError
+    from harness.selection import pick
+    from harness.store.run import Run
+    from trainers.schedule import POLICY_KINDS
+    from trainers.schedule_file import read_schedule
+
+    opened = Run.open(run)
+    schedule = read_schedule(opened.path / "schedule.yaml")
+    if schedule.pick is None:
+        raise InputError("this run's schedule has no pick", path=opened.path / "schedule.yaml")
+    found = [opened.evaluation(c.name) for c in opened.checkpoints() if c.kind in POLICY_KINDS]
+    selection = pick([evaluation for evaluation in found if evaluation is not None], schedule.pick)
+    data = selection.to_dict()
+    if as_json:
+        json_line({"run": str(opened.path), **data})
+        return
+    typer.echo(f"{selection.picked or 'none'}: {selection.reason}")
+    if explain:
+        for candidate in data["candidates"]:
+            typer.echo(_line(candidate, candidate["checkpoint"] == selection.picked))
+
+
+def _line(candidate: dict[str, Any], picked: bool) -> str:
+    return f"{'→' if picked else ' '} {candidate}"

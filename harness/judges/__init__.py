@@ -1,0 +1,1 @@
+"""What turns a reply into a grade."""

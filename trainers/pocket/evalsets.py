@@ -1,0 +1,1 @@
+"""Writes the pocket eval sets: cards and rows under ``evalsets/pocket``, all on held-out items."""

@@ -1,0 +1,355 @@
+"""Supervised fine-tuning of a LoRA policy by trl's ``SFTTrainer`` (Llama 2, section 3.1; QLoRA).
+
+Which tokens carry loss is decided here and handed to trl as labels: the assistant's tokens up to
+and including the end token, found by rendering the conversation with and without each reply, so
+that training and asking see the same prompt tokens under any chat template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from harness.adapters import (
+    activate,
+    add_adapter,
+    adapter_hash,
+    hash_file,
+    load_adapter,
+    remove_adapter,
+    save_adapter,
+)
+from harness.chat import Conversation, MissingChatTemplateError
+from harness.engines.local import eos_ids
+from harness.errors import InputError
+from harness.models import causal_model
+from trainers.data import load_demonstrations
+from trainers.schedule import Lora, SftStage
+from trainers.stage import POLICY, Checkpoint, StageContext
+from trainers.trl_epoch import Plan, borrowed, micro_batch, run_epoch, save_state
+
+if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100  # the label of a token without loss
+
+
+# --------------------------------------------------------------------------- tokens and labels
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Token ids of a conversation and their labels (``IGNORED`` where there is no loss)."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Conversation],
+    *,
+    reply_next: bool = False,
+) -> list[list[int]]:
+    """``harness.chat.render`` of many conversations in one call of the tokenizer."""
+    if not conversations:
+        return []
+    if not tokenizer.chat_template:
+        raise MissingChatTemplateError("the tokenizer has no chat template")
+    texts = tokenizer.apply_chat_template(
+        [[message.to_dict() for message in messages] for messages in conversations],
+        add_generation_prompt=reply_next,
+        tokenize=False,
+    )
+    encoded: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return encoded
+
+
+def up_to_end(ids: Sequence[int], eos: Sequence[int]) -> list[int]:
+    """The ids without what a template adds after the last end token (ChatML's newline), which no
+    model ever generates. Ids without an end token are returned whole."""
+    for position in range(len(ids) - 1, -1, -1):
+        if ids[position] in eos:
+            return list(ids[: position + 1])
+    return list(ids)
+
+
+def examples(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Conversation],
+    *,
+    loss_on: Literal["all_answers", "last_answer"],
+    eos: Sequence[int],
+) -> list[Example]:
+    """Conversations that end with an assistant's turn, as ids and labels.
+
+    Raises ``InputError`` where the template renders an earlier part of a conversation otherwise
+    once it is followed by more (some drop the reasoning of earlier turns): the tokens of an answer
+    cannot be told then.
+    """
+    asks: list[Conversation] = []  # up to a reply
+    answered: list[Conversation] = []  # and with it
+    owner: list[int] = []
+    for number, messages in enumerate(conversations):
+        turns = [i for i, message in enumerate(messages) if message.role == "assistant"]
+        for turn in turns if loss_on == "all_answers" else turns[-1:]:
+            asks.append(messages[:turn])
+            answered.append(messages[: turn + 1])
+            owner.append(number)
+    whole = encode(tokenizer, conversations)
+    before = encode(tokenizer, asks, reply_next=True)
+    # A reply at the end was rendered with the whole; only earlier ones need a rendering of theirs.
+    early = [i for i, n in enumerate(owner) if len(answered[i]) < len(conversations[n])]
+    until = [whole[n] for n in owner]
+    for index, ids in zip(early, encode(tokenizer, [answered[i] for i in early]), strict=True):
+        until[index] = ids
+    labels = [[IGNORED] * len(ids) for ids in whole]
+    for index, number in enumerate(owner):
+        ids, start, stop = whole[number], len(before[index]), len(until[index])
+        if ids[:start] != before[index] or ids[:stop] != until[index]:
+            raise InputError(
+                f"the chat template does not render conversation {number + 1} the same up to "
+                f"message {len(asks[index]) + 1} with and without what follows, so the tokens of "
+                "that answer cannot be told",
+                expected="a template that only ever appends, or loss_on: last_answer",
+            )
+        stop = start + len(up_to_end(ids[start:stop], eos))
+        labels[number][start:stop] = ids[start:stop]
+    return [
+        Example(ids[: len(up_to_end(ids, eos))], row[: len(up_to_end(ids, eos))])
+        for ids, row in zip(whole, labels, strict=True)
+    ]
+
+
+# --------------------------------------------------------------------------- batches
+
+
+@dataclass(frozen=True)
+class PackedCollator:
+    """Packed sequences → a batch whose boundaries the model respects.
+
+    Position ids restart at each boundary and there is no attention mask: from that, with the cache
+    off (trl switches it off), transformers derives a block-diagonal causal mask for sdpa and eager
+    attention. trl's own collator flattens a batch into one sequence, whose mask would grow with
+    the square of the *batch's* tokens wherever attention is not a varlen kernel. Shapes (rows,
+    longest), int64; padding is a block of its own.
+    """
+
+    pad_token_id: int
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        longest = max(len(row["input_ids"]) for row in rows)
+        ids = torch.full((len(rows), longest), self.pad_token_id, dtype=torch.int64)
+        labels = torch.full_like(ids, IGNORED)
+        positions = torch.zeros_like(ids)
+        for number, row in enumerate(rows):
+            length = len(row["input_ids"])
+            ids[number, :length] = torch.tensor(row["input_ids"])
+            labels[number, :length] = torch.tensor(row["labels"])
+            blocks = [*row["seq_lengths"], longest - length]
+            positions[number] = torch.cat([torch.arange(block) for block in blocks])
+        labels[positions == 0] = IGNORED  # nothing predicts the first token of a block
+        return {"input_ids": ids, "labels": labels, "position_ids": positions}
+
+
+def dataset(rows: Sequence[Example], *, packing: bool, max_length: int, seed: int) -> Dataset:
+    """The rows as trl takes them; packed (best fit, decreasing) into up to ``max_length`` tokens."""
+    made = Dataset.from_dict(
+        {"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]}
+    )
+    if not packing:
+        return made
+    from trl import pack_dataset
+
+    return pack_dataset(made.shuffle(seed=seed), max_length, "bfd")
+
+
+# --------------------------------------------------------------------------- the stage
+
+
+def lora_config(lora: Lora) -> LoraConfig:
+    """peft's configuration of a schedule's ``lora``."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+
+
+def place_policy(ctx: StageContext, folder: Path | None, lora: Lora) -> PeftModel:
+    """Put the policy of a checkpoint folder on the shared base (None: a new one) and activate it."""
+    base = ctx.base()
+    model: Any = base.model
+    known = POLICY in getattr(model, "peft_config", {})
+    if known and folder is not None and adapter_hash(model, POLICY) == hash_file(folder):
+        activate(model, POLICY)
+        return model
+    if known:
+        remove_adapter(model, POLICY)
+    if folder is None:
+        model = add_adapter(model, POLICY, lora_config(lora), seed=ctx.seed("lora"))
+    else:
+        model = load_adapter(model, POLICY, folder)
+    base.model = model
+    activate(model, POLICY)
+    return model
+
+
+def save_policy(ctx: StageContext, model: PeftModel, folder: Path) -> None:
+    """Adapter, tokenizer and chat template: a folder that plain peft and transformers load."""
+    save_adapter(model, POLICY, folder)
+    ctx.base().tokenizer.save_pretrained(str(folder))
+
+
+@dataclass(frozen=True)
+class Training:
+    """How ``train_epoch`` trains: what SFT and rejection sampling have in common."""
+
+    plan: Plan
+    packing: bool
+    gradient_checkpointing: bool
+
+
+def train_epoch(
+    ctx: StageContext,
+    model: PeftModel,
+    data: Dataset,
+    training: Training,
+    *,
+    staging: Path,
+    resume: Path | None,
+    keep_state: bool,
+) -> dict[str, Any]:
+    """One epoch of SFT on the policy, in place; its scalars. ``resume``: the folder of the state
+    that the epoch before left, ``keep_state``: leave one in ``staging/trainer``."""
+    from trl import SFTConfig, SFTTrainer
+
+    tokenizer = ctx.base().tokenizer
+    collator = PackedCollator(int(tokenizer.pad_token_id)) if training.packing else None
+    activate(model, POLICY)
+    with borrowed(model, gradient_checkpointing=training.gradient_checkpointing):
+        trainer = SFTTrainer(
+            model=model,
+            args=SFTConfig(
+                **training.plan.arguments(staging, on_cpu=model.device.type == "cpu"),
+                dataset_kwargs={"skip_prepare_dataset": True},
+                pad_to_multiple_of=None,
+            ),
+            train_dataset=data,
+            processing_class=tokenizer,
+            data_collator=collator,
+        )
+        scalars = run_epoch(
+            trainer,
+            start_training=lambda: activate(model, POLICY, train=True),
+            resume=resume,
+            log=ctx.log,
+        )
+        if keep_state:
+            save_state(trainer, staging / "trainer")
+    activate(model, POLICY)
+    return scalars
+
+
+def checkpoints(ctx: StageContext) -> Iterator[Checkpoint]:
+    """The stage's checkpoints, one an epoch, the committed ones first; the run's first policy
+    stage begins with its untrained policy as epoch 0."""
+    stage = ctx.stage
+    assert isinstance(stage, SftStage)
+    previous: Checkpoint | None = None
+    for previous in ctx.committed():
+        yield previous
+    if previous is None and ctx.first_policy_stage:
+        model = place_policy(ctx, ctx.start, stage.lora)
+
+        def untrained(folder: Path, model: PeftModel = model) -> dict[str, Any]:
+            save_policy(ctx, model, folder)
+            return {}
+
+        previous = ctx.commit(0, untrained)
+        yield previous
+    if previous is not None and previous.epoch >= stage.epochs:
+        return
+    data, counts = _data(ctx, stage)
+    training = Training(_plan(ctx, stage, data), stage.packing, stage.gradient_checkpointing)
+    for epoch in range(previous.epoch + 1 if previous else 1, stage.epochs + 1):
+
+        def train(folder: Path, before: Checkpoint | None = previous, epoch: int = epoch) -> Any:
+            model = place_policy(ctx, before.folder if before else ctx.start, stage.lora)
+            scalars = train_epoch(
+                ctx,
+                model,
+                data,
+                training,
+                staging=folder,
+                resume=before.folder / "trainer" if before and before.epoch else None,
+                keep_state=epoch < stage.epochs,
+            )
+            save_policy(ctx, model, folder)
+            return {**scalars, **counts}
+
+        previous = ctx.commit(epoch, train)
+        yield previous
+
+
+def _data(ctx: StageContext, stage: SftStage) -> tuple[Dataset, dict[str, Any]]:
+    """The training sequences, and the counts that checkpoint.json reports."""
+    base = ctx.base()
+    loaded = load_demonstrations(
+        stage.data,
+        stage.data_format,
+        base_folder=Path(ctx.base_folder),
+        seed=ctx.seed("data"),
+        limit=stage.limit,
+    )
+    rows = examples(
+        base.tokenizer,
+        [row.messages for row in loaded.rows],
+        loss_on=stage.loss_on,
+        eos=eos_ids(causal_model(base.model), base.tokenizer),
+    )
+    kept = [row for row in rows if len(row.input_ids) <= stage.max_length]
+    if not kept:
+        raise InputError(
+            f"all {len(rows)} rows are longer than max_length {stage.max_length}", path=stage.data
+        )
+    data = dataset(
+        kept, packing=stage.packing, max_length=stage.max_length, seed=ctx.seed("packing")
+    )
+    counts = {
+        "rows": len(kept),
+        "sequences": len(data),
+        "tokens": sum(len(row.input_ids) for row in kept),
+        "loss_tokens": sum(label != IGNORED for row in kept for label in row.labels),
+        "dropped": {**loaded.report.dropped, "too long": len(rows) - len(kept)},
+    }
+    return data, counts
+
+
+def _plan(ctx: StageContext, stage: SftStage, data: Dataset) -> Plan:
+    longest = max(len(ids) for ids in data["input_ids"])
+    return Plan(
+        seed=ctx.seed("training"),
+        epochs=stage.epochs,
+        sequences=len(data),
+        batch=stage.batch,
+        micro_batch=micro_batch(stage.batch, stage.micro_batch, longest),
+        learning_rate=stage.learning_rate,
+        lr_schedule=stage.lr_schedule,
+        min_lr_ratio=stage.min_lr_ratio,
+        warmup_ratio=stage.warmup_ratio,
+        min_warmup_steps=0,
+        optimizer=stage.optimizer,
+    )

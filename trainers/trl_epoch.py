@@ -1,0 +1,208 @@
+"""One epoch of a trl trainer on the shared base, and what the next one needs on disk.
+
+trl owns the loop, so an epoch is a ``train()`` of its own: stopped at the epoch's end by a
+callback, its optimiser, schedule, random state and step written beside the weights, and resumed
+from there for the next. Every epoch but the first is resumed, in a fresh trainer, whether or not
+the process was killed in between: there is one path, and it is tested to give the bits of a
+straight run.
+
+The base belongs to the run, not to trl, which patches its forward and edits its configurations:
+``borrowed`` takes all of that back.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+# trl reports each trainer that is made to its makers unless told not to.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+from transformers import PrinterCallback, Trainer, TrainerCallback
+
+from harness.models import causal_model
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from trainers.schedule import Optimizer
+
+# A forward of this many tokens fits in memory easily where a small model is trained, and is large
+# enough to keep a GPU busy; `micro_batch` in the schedule overrides what follows from it.
+_TOKENS_A_FORWARD = 16_384
+_CONFIG_FIELDS = ("use_cache", "pad_token_id", "bos_token_id", "eos_token_id")
+
+
+def micro_batch(batch: int, given: int | None, longest: int, rows_a_sequence: int = 1) -> int:
+    """Sequences a forward: ``given``, or the largest divisor of ``batch`` that keeps a forward
+    within the token budget. ``longest``: tokens of the longest sequence; a pair counts as two."""
+    if given is not None:
+        if batch % given:
+            raise ValueError(f"micro_batch {given} does not divide batch {batch}")
+        return given
+    fits = max(1, _TOKENS_A_FORWARD // max(1, longest * rows_a_sequence))
+    return max(size for size in range(1, min(batch, fits) + 1) if batch % size == 0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The settings that SFT and reward training share."""
+
+    seed: int
+    epochs: int
+    sequences: int  # a pass over the data
+    batch: int
+    micro_batch: int
+    learning_rate: float
+    lr_schedule: Literal["cosine", "linear", "constant"]
+    min_lr_ratio: float
+    warmup_ratio: float
+    min_warmup_steps: int
+    optimizer: Optimizer
+
+    @property
+    def steps_an_epoch(self) -> int:
+        return math.ceil(math.ceil(self.sequences / self.micro_batch) / self.accumulation)
+
+    @property
+    def accumulation(self) -> int:
+        return self.batch // self.micro_batch
+
+    def arguments(self, output: Path, *, on_cpu: bool) -> dict[str, Any]:
+        """What trl's configurations take. ``output`` gets no checkpoint of trl's own."""
+        steps = self.steps_an_epoch * self.epochs
+        warmup = max(math.ceil(self.warmup_ratio * steps), self.min_warmup_steps)
+        kinds: dict[str, tuple[str, dict[str, Any]]] = {
+            "cosine": ("cosine_with_min_lr", {"min_lr_rate": self.min_lr_ratio}),
+            "linear": ("linear", {}),
+            "constant": ("constant_with_warmup", {}),
+        }
+        kind, options = kinds[self.lr_schedule]
+        return {
+            "output_dir": str(output),
+            "seed": self.seed,
+            "num_train_epochs": self.epochs,
+            "per_device_train_batch_size": self.micro_batch,
+            "gradient_accumulation_steps": self.accumulation,
+            "learning_rate": self.learning_rate,
+            "lr_scheduler_type": kind,
+            "lr_scheduler_kwargs": options,
+            "warmup_steps": min(warmup, steps),
+            "optim": "adamw_torch",
+            "adam_beta1": self.optimizer.betas[0],
+            "adam_beta2": self.optimizer.betas[1],
+            "adam_epsilon": self.optimizer.eps,
+            "weight_decay": self.optimizer.weight_decay,
+            "max_grad_norm": self.optimizer.max_grad_norm,
+            "logging_steps": max(1, self.steps_an_epoch // 10),
+            "save_strategy": "no",
+            "eval_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            # No autocast: weights that train are float32, the base computes in its own type.
+            "bf16": False,
+            "use_cpu": on_cpu,
+            # The base is where it should be, and ``borrowed`` sees to checkpointing.
+            "place_model_on_device": False,
+            "gradient_checkpointing": False,
+            "max_length": None,  # too long rows are dropped, and counted, before
+            "dataloader_pin_memory": not on_cpu,
+        }
+
+
+class _Stoppable(Protocol):
+    should_training_stop: bool
+
+
+class _StopAtEpochEnd(TrainerCallback):
+    def on_epoch_end(self, args: Any, state: Any, control: _Stoppable, **_: Any) -> None:
+        control.should_training_stop = True
+
+
+class _Report(TrainerCallback):
+    def __init__(self, log: Callable[[dict[str, Any]], None]) -> None:
+        self._log = log
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        if logs and "loss" in logs:
+            self._log({"step": state.global_step, **_scalars(logs)})
+
+
+def _scalars(logs: dict[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in logs.items() if isinstance(value, int | float)}
+
+
+@contextmanager
+def borrowed(model: PeftModel, *, gradient_checkpointing: bool) -> Iterator[None]:
+    """Lend the base to a trainer; afterwards it is in eval mode and otherwise as it was.
+
+    Non-reentrant checkpointing, which needs no gradient into the embeddings.
+    """
+    inner = causal_model(model)
+    forward = vars(inner).get("forward")
+    fields = {name: getattr(inner.config, name, None) for name in _CONFIG_FIELDS}
+    generation = copy.deepcopy(inner.generation_config)
+    verbosity = logging.getLogger("transformers").level
+    if gradient_checkpointing:
+        inner.gradient_checkpointing_enable({"use_reentrant": False})
+    try:
+        yield
+    finally:
+        if gradient_checkpointing:
+            inner.gradient_checkpointing_disable()
+        if forward is None:
+            vars(inner).pop("forward", None)
+        else:
+            inner.forward = forward
+        for name, value in fields.items():
+            setattr(inner.config, name, value)
+        inner.generation_config = generation
+        logging.getLogger("transformers").setLevel(verbosity)
+        model.eval()
+        model.zero_grad(set_to_none=True)
+
+
+def run_epoch(
+    trainer: Trainer,
+    *,
+    start_training: Callable[[], None],
+    resume: Path | None,
+    log: Callable[[dict[str, Any]], None],
+) -> dict[str, float]:
+    """Train one epoch; ``resume`` is the state folder of the epoch before. Returns its scalars.
+
+    ``start_training`` makes the weights trainable. It is called only now because trl's
+    constructors round trainable weights on a 4-bit base to bfloat16, in which most entries do not
+    move at the learning rates of RLHF; frozen ones they leave alone.
+    """
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is the caller's
+    trainer.add_callback(_StopAtEpochEnd())
+    trainer.add_callback(_Report(log))
+    # The weights are in place already: only optimiser, schedule, step and random state are resumed.
+    trainer._load_from_checkpoint = lambda *_, **__: None
+    start_training()
+    output = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
+    entries = [_scalars(entry) for entry in trainer.state.log_history if "loss" in entry]
+    result = {"loss": float(output.training_loss), "step": float(trainer.state.global_step)}
+    for key in sorted({key for entry in entries for key in entry} - {"loss", "epoch", "step"}):
+        values = [entry[key] for entry in entries if key in entry]
+        result[key] = values[-1] if key == "learning_rate" else sum(values) / len(values)
+    return result
+
+
+def save_state(trainer: Trainer, folder: Path) -> None:
+    """What the next epoch resumes from: optimiser, schedule, random state, step. No times."""
+    folder.mkdir()
+    trainer._save_optimizer_and_scheduler(str(folder))
+    trainer._save_rng_state(str(folder))
+    trainer.state.log_history = []
+    trainer.state.save_to_json(str(folder / "trainer_state.json"))

@@ -1,0 +1,239 @@
+"""Does everything that a schedule names exist, and can every metric it asks for be scored?
+
+Runs before anything is written or any model is loaded: a misspelt metric in the pick should not
+come to light after a night of training. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import InputError, nearest
+from harness.evalsets import EvalSet, load_evalset
+from harness.probes import available_metrics
+from harness.probes.protocol import Metric
+from trainers.data import load_demonstrations, load_pairs, load_prompts
+from trainers.schedule import (
+    POLICY_KINDS,
+    RL_KINDS,
+    AnyStage,
+    Gate,
+    PpoStage,
+    RejectionSamplingStage,
+    RewardStage,
+    Schedule,
+    SftStage,
+)
+from trainers.schedule_file import Problem, Source
+
+POCKET_BASE = Path(__file__).parent / "pocket" / "base"
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+_Loc = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a schedule's names stand for."""
+
+    schedule: Schedule  # with files as absolute paths, to be handed to the stages
+    base: str  # folder or hub id of the base model
+    evalsets: tuple[EvalSet, ...]
+    metrics: Mapping[str, Metric]  # ``set.metric`` -> what it is
+
+
+def resolve(schedule: Schedule, folder: Path, source: Source | None = None) -> Resolved:
+    """Find everything the schedule names; ``folder`` is what its relative paths start from.
+
+    Raises ``InputError`` with all problems; with ``source``, each names the schedule's line.
+    """
+    located = locate(schedule, folder)
+    problems: list[Problem] = []
+    base = _base(located, problems)
+    for at, stage in enumerate(located.stages):
+        problems += _data_problems(at, stage, Path(base), located.seed)
+    evalsets = _evalsets(located, problems)
+    metrics: dict[str, Metric] = {}
+    if not problems:
+        metrics = _metrics(schedule, evalsets)
+        problems += _metric_problems(schedule, evalsets, metrics)
+    if source is not None:
+        source.raise_all(problems)
+    elif problems:
+        raise InputError("\n".join(f"{_dotted(p.loc)}: {p.message}" for p in problems))
+    return Resolved(located, base, evalsets, metrics)
+
+
+# ------------------------------------------------------------------------- paths
+
+
+def locate(schedule: Schedule, folder: Path) -> Schedule:
+    """The schedule with paths relative to ``folder`` made absolute; names stay as they are."""
+
+    def at(text: str, *, always: bool = False) -> str:
+        if text.startswith("pocket/") or text == "pocket":
+            return text
+        path = folder / Path(text).expanduser()
+        return str(path.resolve()) if always or path.exists() or _is_path(text) else text
+
+    data = schedule.model_dump()
+    data["model"] = at(data["model"])
+    for stage in data["stages"]:
+        for key in ("data", "prompts"):
+            if key in stage:
+                stage[key] = at(stage[key], always=True)
+        if "mix" in stage:
+            stage["mix"] = {at(name, always=True): share for name, share in stage["mix"].items()}
+    for ref in data["evaluate"]["sets"]:
+        ref["set"] = at(ref["set"], always=ref["format"] is not None)
+    if data["evaluate"]["path"] is not None:
+        data["evaluate"]["path"] = at(data["evaluate"]["path"], always=True)
+    return Schedule.model_validate(data)
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith((".", "/", "~"))
+
+
+def _base(schedule: Schedule, problems: list[Problem]) -> str:
+    if schedule.model == "pocket":
+        return str(POCKET_BASE)
+    path = Path(schedule.model)
+    if path.is_absolute():
+        if not (path / "config.json").is_file():
+            problems.append(Problem(("model",), f"no model in {path}", "a folder with config.json"))
+    elif not _HUB_ID.fullmatch(schedule.model):
+        near = nearest(schedule.model, ["pocket"])
+        expected = "pocket, a folder (./name), or a hub id (owner/name)"
+        problems.append(Problem(("model",), f"no model {schedule.model!r}", expected, near))
+    return schedule.model
+
+
+# ------------------------------------------------------------------------- training data
+
+
+def _data_problems(at: int, stage: AnyStage, base: Path, seed: int) -> Iterator[Problem]:
+    """Read every file of the stage, as training will; pocket data are checked by name."""
+    loc = ("stages", at, stage.kind)
+    readings: list[tuple[_Loc, Any, str, str]] = []
+    if isinstance(stage, SftStage):
+        readings.append(((*loc, "data"), load_demonstrations, stage.data, stage.data_format))
+    elif isinstance(stage, RewardStage):
+        readings.append(((*loc, "data"), load_pairs, stage.data, stage.data_format))
+        readings += [((*loc, "mix", name), load_pairs, name, "auto") for name in stage.mix]
+    elif isinstance(stage, PpoStage | RejectionSamplingStage):
+        readings.append(((*loc, "prompts"), load_prompts, stage.prompts, "auto"))
+    for where, load, name, data_format in readings:
+        try:
+            load(name, data_format, base_folder=base, seed=seed)
+        except InputError as error:
+            yield Problem(where, str(error))
+
+
+# ------------------------------------------------------------------------- eval sets, metrics
+
+
+def _evalsets(schedule: Schedule, problems: list[Problem]) -> tuple[EvalSet, ...]:
+    found: dict[str, EvalSet] = {}
+    search = [Path(schedule.evaluate.path)] if schedule.evaluate.path else []
+    for at, ref in enumerate(schedule.evaluate.sets):
+        loc = ("evaluate", "sets", at)
+        try:
+            evalset = load_evalset(
+                ref.set, search=search, alias=ref.alias, limit=ref.limit, format=ref.format
+            )
+        except InputError as error:
+            problems.append(Problem(loc, str(error)))
+            continue
+        if evalset.name in found:
+            message = f"two eval sets are called {evalset.name!r}"
+            problems.append(Problem(loc, message, "an alias (`{set: …, alias: …}`)"))
+        found[evalset.name] = evalset
+    return tuple(found.values())
+
+
+def _metrics(schedule: Schedule, evalsets: Sequence[EvalSet]) -> dict[str, Metric]:
+    rewards = any(isinstance(stage, RewardStage) for stage in schedule.stages)
+    return {
+        f"{evalset.name}.{name}": metric
+        for evalset in evalsets
+        for name, metric in available_metrics(
+            evalset, have_judge=False, have_rewards=rewards
+        ).items()
+    }
+
+
+def _metric_problems(
+    schedule: Schedule, evalsets: Sequence[EvalSet], metrics: Mapping[str, Metric]
+) -> Iterator[Problem]:
+    """Metrics of gates and pick that cannot be scored, and why not."""
+    everything = {
+        f"{evalset.name}.{name}": metric
+        for evalset in evalsets
+        for name, metric in available_metrics(evalset, have_judge=True, have_rewards=True).items()
+    }
+    for loc, name in _asked(schedule):
+        if name in metrics:
+            continue
+        if name in everything:
+            needs = ", ".join(sorted(everything[name].needs))
+            how = "a reward stage in the schedule" if "rewards" in needs else f"a {needs}"
+            yield Problem(loc, f"{name} cannot be scored here: it needs {how}")
+            continue
+        evalset = name.partition(".")[0]
+        listed = [known for known in metrics if known.startswith(f"{evalset}.")] or list(metrics)
+        yield Problem(
+            loc,
+            f"no metric {name!r}",
+            f"one of {', '.join(listed)}" if listed else "eval sets under evaluate.sets",
+            nearest(name, metrics),
+        )
+    for at, gate in enumerate(schedule.gates):
+        metric = metrics.get(gate.metric)
+        if metric is not None and "rewards" in metric.needs:
+            for stage in watched(schedule, gate):
+                if not _after_rewards(schedule, stage):
+                    yield Problem(
+                        ("gates", at, "metric"),
+                        f"{gate.metric} needs a reward stage before {stage!r}",
+                    )
+
+
+def _asked(schedule: Schedule) -> Iterator[tuple[_Loc, str]]:
+    for at, gate in enumerate(schedule.gates):
+        yield ("gates", at, "metric"), gate.metric
+    if schedule.pick is not None:
+        for side in ("maximize", "minimize"):
+            name = getattr(schedule.pick, side)
+            if name is not None:
+                yield ("pick", side), name
+        for at, constraint in enumerate(schedule.pick.subject_to):
+            yield ("pick", "subject_to", at, "metric"), constraint.metric
+
+
+def watched(schedule: Schedule, gate: Gate) -> list[str]:
+    """Names of the stages that a gate watches: those it says, or else the RL stages."""
+    if gate.during is not None:
+        return list(gate.during)
+    return [stage.name for stage in schedule.stages if stage.kind in RL_KINDS]
+
+
+def _after_rewards(schedule: Schedule, name: str) -> bool:
+    for stage in schedule.stages:
+        if isinstance(stage, RewardStage):
+            return True
+        if stage.name == name:
+            return False
+    return False
+
+
+def policy_stages(schedule: Schedule) -> list[str]:
+    """Names of the stages whose checkpoints are evaluated."""
+    return [stage.name for stage in schedule.stages if stage.kind in POLICY_KINDS]
+
+
+def _dotted(loc: Iterable[str | int]) -> str:
+    return ".".join(str(step) for step in loc)
