@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -117,11 +117,8 @@ def clustered_wilson(
 ) -> Interval:
     """Wilson's interval of 0/1 values, with n divided by the clusters' design effect (Kish 1965).
 
-    The design effect is the variance of the clustered mean (linearised, as in survey statistics)
-    over that of as many independent rows, at least 1. Where all values are equal it cannot be
-    estimated, and clusters are counted as one row each, the careful end. Student's t for
-    (clusters - 1) degrees of freedom widens it where clusters are few, as in Korn & Graubard 1998.
-    Without clusters of several rows it is plain Wilson.
+    Student's t for (clusters - 1) degrees of freedom widens it where clusters are few, as in Korn &
+    Graubard 1998. Without clusters of several rows it is plain Wilson.
     """
     array = _floats(values)
     codes, count = _codes(clusters, array.size)
@@ -129,16 +126,8 @@ def clustered_wilson(
         return wilson(float(array.sum()), array.size, confidence)
     if count < 2:
         return NOTHING
-    mean = float(array.mean())
-    if mean in (0.0, 1.0):
-        effective = float(count)
-    else:
-        residuals = np.bincount(codes, weights=array - mean, minlength=count)
-        variance = count / (count - 1) * float(residuals @ residuals) / array.size**2
-        effect = max(1.0, variance / (mean * (1 - mean) / array.size))
-        widening = float(stdtrit(count - 1, 0.5 + confidence / 2)) / z_value(confidence)
-        effective = array.size / effect / widening**2
-    return wilson(mean * effective, effective, confidence)
+    effective = _effective_rows(array, codes, count, confidence)
+    return wilson(float(array.mean()) * effective, effective, confidence)
 
 
 def cluster_bootstrap(
@@ -197,11 +186,12 @@ def mcnemar_exact(b: int, c: int) -> float:
     return min(1.0, 2.0 * float(bdtr(min(b, c), b + c, 0.5)))
 
 
-def tango(b: int, c: int, n: int, confidence: float = 0.95) -> Interval:
+def tango(b: float, c: float, n: float, confidence: float = 0.95) -> Interval:
     """Score interval of the paired difference (b - c) / n of two proportions (Tango 1998).
 
     ``b`` rows are 1 only the second time, ``c`` only the first, of ``n`` rows. It keeps its
-    coverage where few rows or none changed, where a bootstrap has no width.
+    coverage where few rows or none changed, where a bootstrap has no width. The counts may be
+    fractional (an effective sample size).
     """
     if min(b, c) < 0 or b + c > n:
         raise ValueError(f"{b} + {c} changes in {n} rows")
@@ -278,21 +268,16 @@ def paired(
     seed: int = 0,
     resamples: int = 2000,
 ) -> Paired:
-    """Compare the same rows before and after: exact for independent 0/1 rows, else bootstrap.
+    """Compare the same rows before and after.
 
-    Rows that share a cluster are not independent trials, so McNemar would overstate: those are
-    bootstrapped by cluster. Weights that are all 1 are none.
+    0/1 rows: ``tango`` and ``mcnemar_exact``. Rows that share a cluster are not independent trials,
+    so there Tango's counts shrink by the design effect, and the test is the bootstrap by cluster.
+    All other values: ``paired_bootstrap``. Weights that are all 1 are none.
     """
     first, second = _same_rows(before, after)
     if weights is not None and all(np.all(_floats(w) == 1.0) for w in weights):
         weights = None
-    alone = _codes(clusters, first.size)[1] == first.size
-    if first.size and weights is None and alone and is_binary(first) and is_binary(second):
-        b, c = int(np.sum(second > first)), int(np.sum(second < first))
-        low, high = tango(b, c, first.size, confidence)
-        value = (b - c) / first.size
-        return Paired(value, low, high, mcnemar_exact(b, c), first.size, "exact McNemar")
-    return paired_bootstrap(
+    resampled = paired_bootstrap(
         first,
         second,
         clusters,
@@ -301,6 +286,18 @@ def paired(
         seed=seed,
         resamples=resamples,
     )
+    if weights is not None or not first.size or not (is_binary(first) and is_binary(second)):
+        return resampled
+    b, c = int(np.sum(second > first)), int(np.sum(second < first))
+    codes, count = _codes(clusters, first.size)
+    if count == first.size:
+        low, high = tango(b, c, first.size, confidence)
+        return replace(resampled, low=low, high=high, p=mcnemar_exact(b, c), test="exact McNemar")
+    if count < 2:
+        return resampled
+    share = _effective_rows(second - first, codes, count, confidence) / first.size
+    low, high = tango(b * share, c * share, first.size * share, confidence)
+    return replace(resampled, low=low, high=high)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -397,6 +394,26 @@ def _resampled(sums: Floats, seed: int, times: int) -> Floats:
         for column in range(sums.shape[1]):
             out[start:stop, column] = sums[chosen, column].sum(axis=1)
     return out
+
+
+def _effective_rows(
+    values: Floats, codes: NDArray[np.intp], count: int, confidence: float
+) -> float:
+    """How many independent rows say as much about the mean as these clustered ones.
+
+    Rows / design effect, the design effect being the variance of the clustered mean (linearised,
+    as in survey statistics) over that of as many independent rows, at least 1. Where all values are
+    equal it cannot be estimated, and clusters count as one row each, the careful end. Further
+    divided by (t/z)² with (clusters - 1) degrees of freedom.
+    """
+    spread = float(values.var())
+    if spread == 0.0:
+        return float(count)
+    residuals = np.bincount(codes, weights=values - values.mean(), minlength=count)
+    variance = count / (count - 1) * float(residuals @ residuals) / values.size**2
+    effect = max(1.0, variance / (spread / values.size))
+    widening = float(stdtrit(count - 1, 0.5 + confidence / 2)) / z_value(confidence)
+    return values.size / effect / widening**2
 
 
 def _codes(clusters: Sequence[str] | None, n: int) -> tuple[NDArray[np.intp], int]:

@@ -1,4 +1,4 @@
-"""Proximal policy optimisation of a LoRA policy, top to bottom in one file.
+"""Proximal policy optimisation of a LoRA policy, top to bottom; the formulas: ``ppo_losses.py``.
 
 Schulman et al. 2017 (arXiv 1707.06347) with the reward of Llama 2 (arXiv 2307.09288, section
 3.2.3) and the details that Ziegler et al. 2019, InstructGPT (2203.02155) and "The N implementation
@@ -31,157 +31,36 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from harness.adapters import (
-    activate,
-    adapter_weights,
-    add_adapter,
-    copy_adapter,
-    load_adapter,
-    remove_adapter,
-    save_adapter,
-)
+from harness.adapters import activate
 from harness.engines.local import LocalEngine
 from harness.reward_models import RewardScorer, Rule, combine
+from trainers.actor import Actor, build, parameters
 from trainers.data import load_prompts
-from trainers.rollouts import (
-    Replies,
-    Tokens,
-    device_of,
-    measure,
-    policy_log_probs,
-    reply_values,
-    sample,
+from trainers.ppo_losses import (
+    KlController,
+    clipped_value_loss,
+    generalised_advantages,
+    kl_k1,
+    kl_k3,
+    masked_mean,
+    surrogate,
+    token_rewards,
+    whiten,
+    whiten_rewards,
 )
-from trainers.schedule import Optimizer, PpoStage
+from trainers.rollouts import Replies, Tokens, measure, sample
+from trainers.schedule import PpoStage
 from trainers.stage import POLICY, Checkpoint, StageContext
 
-REFERENCE, VALUE = "reference", "value"  # adapters beside the policy's
-
-
-# --------------------------------------------------------------------------- the mathematics
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the valid entries; 0 where there are none."""
-    return (values * mask).sum() / mask.sum().clamp(min=1)
-
-
-def whiten(values: Tensor, mask: Tensor, *, shift: bool = True) -> Tensor:
-    """Zero mean and unit variance over the valid entries, zero elsewhere.
-
-    The variance is Bessel-corrected. Fewer than two entries, or all alike, carry no information
-    about scale: they are centred and not divided (else a group of one prompt would be NaN).
-    """
-    count = mask.sum()
-    mean = (values * mask).sum() / count.clamp(min=1)
-    centred = (values - mean) * mask
-    variance = (centred**2).sum() / (count - 1).clamp(min=1)
-    scale = torch.where(variance > 1e-12, variance, torch.ones_like(variance)).rsqrt()
-    return centred * scale if shift else (centred * scale + mean) * mask
-
-
-def whiten_rewards(scores: Tensor, group: Tensor, how: str) -> Tensor:
-    """Whiten the combined scores of a batch.
-
-    ``scores``: (B,) logits. ``group``: (B,) int, which reward model spoke. ``joint`` is Llama 2's
-    WHITEN; ``per_reward_model`` whitens each model's prompts on their own, which keeps one model's
-    larger spread from drowning the other's; ``none`` leaves the logits.
-    """
-    if how == "none":
-        return scores.clone()
-    if how == "joint":
-        return whiten(scores, torch.ones_like(scores))
-    result = torch.zeros_like(scores)
-    for model in group.unique():
-        chosen = (group == model).to(scores.dtype)
-        result += whiten(scores, chosen)
-    return result
-
-
-def token_rewards(
-    scores: Tensor, log_probs: Tensor, reference: Tensor, mask: Tensor, beta: float
-) -> Tensor:
-    """Per-token rewards: −β·(log π − log π_ref) everywhere, plus the score on the last real token.
-
-    ``scores``: (B,); the others (B, T). (InstructGPT, equation 2; Llama 2's R̃ − β·KL.)
-    """
-    rewards = -beta * (log_probs - reference) * mask
-    last = mask.sum(1).long() - 1
-    rewards[torch.arange(len(scores), device=scores.device), last] += scores
-    return rewards
-
-
-def generalised_advantages(
-    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float
-) -> tuple[Tensor, Tensor]:
-    """GAE(γ, λ) (Schulman et al. 2015, equation 16) and the returns ``advantage + value``.
-
-    The episode ends after the last real token, so nothing is bootstrapped from padding.
-    """
-    advantages = torch.zeros_like(rewards)
-    running = torch.zeros_like(rewards[:, 0])
-    following = torch.zeros_like(rewards[:, 0])
-    for t in range(rewards.shape[1] - 1, -1, -1):
-        delta = rewards[:, t] + gamma * following - values[:, t]
-        running = (delta + gamma * lam * running) * mask[:, t]
-        advantages[:, t] = running
-        following = values[:, t] * mask[:, t]
-    return advantages, (advantages + values) * mask
-
-
-def surrogate(
-    log_probs: Tensor, old: Tensor, advantages: Tensor, clip: float
-) -> tuple[Tensor, Tensor]:
-    """The clipped surrogate loss of each token (PPO, equation 7, negated), and where it clipped."""
-    ratio = torch.exp(log_probs - old)
-    plain = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - clip, 1 + clip)
-    return torch.maximum(plain, clipped), clipped > plain
-
-
-def clipped_value_loss(values: Tensor, old: Tensor, returns: Tensor, clip: float | None) -> Tensor:
-    """Half the squared error of each token, no smaller than with the value clipped around its old
-    one (OpenAI baselines' ppo2; Huang et al. 2024, detail 13)."""
-    plain = (values - returns) ** 2
-    if clip is None:
-        return 0.5 * plain
-    near = old + (values - old).clamp(-clip, clip)
-    return 0.5 * torch.maximum(plain, (near - returns) ** 2)
-
-
-def kl_k1(log_probs: Tensor, reference: Tensor) -> Tensor:
-    """Unbiased estimate of KL(π‖π_ref) a token, on tokens drawn from π. Single ones may be
-    negative; a negative *mean* says that the tokens were not drawn from π (forced or suppressed
-    tokens) and must not be read as closeness (Schulman 2020, "Approximating KL divergence")."""
-    return log_probs - reference
-
-
-def kl_k3(log_probs: Tensor, reference: Tensor) -> Tensor:
-    """Schulman's low-variance estimate r − 1 − log r with r = π_ref/π: never negative."""
-    log_ratio = reference - log_probs
-    return torch.expm1(log_ratio) - log_ratio
-
-
-@dataclass
-class KlController:
-    """β, fixed or steered towards a KL a sequence (Ziegler et al. 2019, section 2.2)."""
-
-    beta: float
-    target: float | None = None
-    horizon: float = 10_000.0
-
-    def update(self, kl: float, prompts: int) -> None:
-        if self.target is not None:
-            error = min(max(kl / self.target - 1.0, -0.2), 0.2)
-            self.beta *= 1.0 + error * prompts / self.horizon
+_CONTROLLER = "trainer/controller.json"
 
 
 # --------------------------------------------------------------------------- the update
@@ -204,46 +83,6 @@ class Batch:
         prompts = [self.sampled.prompts[i] for i in index]
         replies = [self.sampled.replies[i] for i in index]
         return prompts, replies, max(len(reply) for reply in replies)
-
-
-@dataclass
-class Actor:
-    """The networks that PPO updates, all on one base, and their optimisers."""
-
-    model: nn.Module  # with the adapters named below
-    head: nn.Linear  # hidden -> 1, float32
-    pad: int
-    policy_optimizer: torch.optim.Optimizer
-    value_optimizer: torch.optim.Optimizer
-    reference: str | None  # None: the base without an adapter
-    value: str | None  # None: the head alone is trained, on the reference's hidden states
-
-    def log_probs(
-        self, prompts: Sequence[Tokens], replies: Sequence[Tokens], width: int, stage: PpoStage
-    ) -> tuple[Tensor, Tensor]:
-        return policy_log_probs(
-            self.model,
-            prompts,
-            replies,
-            pad=self.pad,
-            temperature=stage.temperature,
-            width=width,
-            entropy_grad=stage.entropy_weight > 0,
-        )
-
-    def values(self, prompts: Sequence[Tokens], replies: Sequence[Tokens], width: int) -> Tensor:
-        return reply_values(self.model, self.head, prompts, replies, pad=self.pad, width=width)
-
-    def activate_value(self, *, train: bool) -> None:
-        if self.value is None:
-            activate(self.model, self.reference)
-        else:
-            activate(self.model, self.value, train=train)
-        self.head.requires_grad_(train)
-
-
-def parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 def update(
@@ -514,12 +353,13 @@ def checkpoints(ctx: StageContext) -> Iterator[Checkpoint]:
         return
 
     accelerator = Accelerator(cpu=ctx.base().model.device.type == "cpu")
-    actor = _actor(ctx, stage, done[-1].folder if done else None)
+    actor = build(ctx, stage, done[-1].folder if done else None)
     controller = KlController(stage.kl, stage.kl_target, stage.kl_horizon)
     if done:
-        _restore(actor, controller, done[-1].folder / "trainer")
+        state = json.loads((done[-1].folder / _CONTROLLER).read_text(encoding="utf-8"))
+        controller.beta = state["beta"]
     else:
-        yield ctx.commit(0, {}, lambda folder: _save(ctx, actor, controller, folder))
+        yield ctx.commit(0, partial(_write, ctx, actor, controller, []))
 
     loaded = ctx.base()
     engine = LocalEngine(
@@ -556,78 +396,20 @@ def checkpoints(ctx: StageContext) -> Iterator[Checkpoint]:
                     )
                 )
                 ctx.log({"epoch": epoch, "iteration": iteration, **logs[-1]})
-        yield ctx.commit(epoch, _means(logs), lambda folder: _save(ctx, actor, controller, folder))
+        yield ctx.commit(epoch, partial(_write, ctx, actor, controller, logs))
 
 
-def _actor(ctx: StageContext, stage: PpoStage, resume: Path | None) -> Actor:
-    """Put the policy, its frozen reference and the value function on the base."""
-    loaded = ctx.base()
-    model = loaded.model
-    for leftover in (POLICY, REFERENCE, VALUE):
-        if leftover in getattr(model, "peft_config", {}):
-            remove_adapter(model, leftover)
-    start = resume or ctx.start
-    if start is None:
-        model = add_adapter(model, POLICY, LORA, seed=ctx.seed("lora"))
-    else:
-        model = load_adapter(model, POLICY, start)
-    if ctx.start is not None:
-        load_adapter(model, REFERENCE, ctx.start)
-    if stage.value_adapter and resume is not None:
-        load_adapter(model, VALUE, resume / "trainer" / VALUE)
-    elif stage.value_adapter:
-        copy_adapter(model, POLICY, VALUE)
-    loaded.model = model
-    model.eval()  # no dropout: the ratio of a fresh policy to itself must be one
-
-    head = nn.Linear(model.config.get_text_config().hidden_size, 1, device=device_of(model))
-    nn.init.zeros_(head.weight)
-    nn.init.zeros_(head.bias)
-    values = [*head.parameters()]
-    if stage.value_adapter:
-        values += adapter_weights(model, VALUE).values()
-    return Actor(
-        model=model,
-        head=head,
-        pad=int(loaded.tokenizer.pad_token_id),
-        policy_optimizer=_adamw(
-            [*adapter_weights(model, POLICY).values()], stage.learning_rate, stage.optimizer
-        ),
-        value_optimizer=_adamw(
-            values, stage.value_learning_rate or stage.learning_rate, stage.optimizer
-        ),
-        reference=None if ctx.start is None else REFERENCE,
-        value=VALUE if stage.value_adapter else None,
-    )
-
-
-def _adamw(trained: list[nn.Parameter], rate: float, settings: Optimizer) -> torch.optim.AdamW:
-    return torch.optim.AdamW(
-        trained,
-        lr=rate,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-    )
-
-
-def _save(ctx: StageContext, actor: Actor, controller: KlController, folder: Path) -> None:
-    save_adapter(actor.model, POLICY, folder)
+def _write(
+    ctx: StageContext,
+    actor: Actor,
+    controller: KlController,
+    logs: Sequence[dict[str, float]],
+    folder: Path,
+) -> dict[str, float]:
+    """Write a checkpoint into ``folder``; the epoch's training scalars. The prompts' order and all
+    seeds follow from the epoch, so the optimisers, the value function and β are the whole state."""
+    actor.save(folder)
     ctx.base().tokenizer.save_pretrained(folder)
-    state = folder / "trainer"
-    state.mkdir()
-    if actor.value is not None:
-        (state / VALUE).mkdir()
-        save_adapter(actor.model, actor.value, state / VALUE)
-    save_file(dict(actor.head.state_dict()), state / "value_head.safetensors")
-    for name, optimizer in (("policy", actor.policy_optimizer), ("value", actor.value_optimizer)):
-        torch.save(optimizer.state_dict(), state / f"{name}_optimizer.pt")
-    (state / "controller.json").write_text(json.dumps({"beta": controller.beta}) + "\n")
-
-
-def _restore(actor: Actor, controller: KlController, state: Path) -> None:
-    """Put back what ``_save`` wrote beside the adapters."""
-    actor.head.load_state_dict(load_file(state / "value_head.safetensors"))
-    for name, optimizer in (("policy", actor.policy_optimizer), ("value", actor.value_optimizer)):
-        optimizer.load_state_dict(torch.load(state / f"{name}_optimizer.pt", weights_only=True))
-    controller.beta = json.loads((state / "controller.json").read_text())["beta"]
+    text = json.dumps({"beta": controller.beta}) + "\n"
+    (folder / _CONTROLLER).write_text(text, encoding="utf-8")
+    return _means(logs)

@@ -11,20 +11,21 @@ Torch is not imported here. What trains and what evaluates come in as ``trainers
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from harness.evaluation import Evaluation
-from harness.gates import judge
+from harness.gates import Action, Status, Verdict, judge, verdict_from_json
 from harness.selection import pick
 from harness.store.run import Run
-from trainers.schedule import POLICY_KINDS, RL_KINDS, AnyStage, Gate, OnFail, Schedule
-from trainers.stage import Checkpoint
+from trainers.schedule import POLICY_KINDS, RL_KINDS, AnyStage, Gate, Schedule
+from trainers.stage import Checkpoint, read_checkpoint
 
-SCHEMA = 1  # of events.jsonl; see docs/run-format.md
+Progress = Callable[[str, int, int], None]  # eval set, rows done, rows in all
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,12 @@ class Bench(Protocol):
 
     def train(
         self, stage: AnyStage, start: Path | None, log: Callable[[dict[str, Any]], None]
-    ) -> Iterator[Checkpoint]:
+    ) -> Generator[Checkpoint]:
         """The stage's checkpoints, committed ones first; ``start``: the policy it starts from."""
         ...
 
     def evaluate(
-        self, checkpoint: Checkpoint, start: Path | None, listener: Listener
+        self, checkpoint: Checkpoint, start: Path | None, progress: Progress
     ) -> Evaluation:
         """The checkpoint on every eval set, committed; ``start`` is the reference of its KL."""
         ...
@@ -76,13 +77,12 @@ class _Journal:
         """Append the event unless there is one for the same checkpoint or stage; either way, it."""
         key = _key({"event": event, **fields})
         if key not in self._written:
-            self._run.append(event, **fields)
-            written = {"event": event, **fields}
-            self._written[key] = written
-            self._listener.event(written)
+            self._written[key] = self._run.append(event, **fields)
+            self._listener.event(self._written[key])
         return self._written[key]
 
     def find(self, event: str, subject: str | None = None) -> dict[str, Any] | None:
+        """The event as written, of a checkpoint or stage; None if there is none yet."""
         return self._written.get((event, subject))
 
 
@@ -92,7 +92,7 @@ def _key(event: Mapping[str, Any]) -> tuple[str, str | None]:
 
 @dataclass
 class _State:
-    """What the loop has learnt so far; on a resumed run, read back by replaying it."""
+    """What the loop has learnt so far; a resumed run gets it back by replaying what is on disk."""
 
     start: Path | None = None  # the policy that the next stage starts from
     evaluated: list[tuple[str, Evaluation]] = field(default_factory=list)  # stage, evaluation
@@ -105,19 +105,30 @@ def run_schedule(schedule: Schedule, run: Run, bench: Bench, listener: Listener)
     The caller holds the run's lock. A finished run is not touched; its outcome is returned.
     """
     journal = _Journal(run, listener)
-    finished = journal.find("done")
-    if finished is not None:
-        return Outcome(finished["picked"], finished["stopped_by"])
+    done = journal.find("done")
+    if done is None:
+        try:
+            done = _run(schedule, run, bench, journal, listener)
+        except BaseException as error:  # to be seen in the dashboard; it goes on to the caller
+            listener.event(run.append("error", kind=type(error).__name__, message=str(error)))
+            raise
+    return Outcome(done["picked"], done["stopped_by"])
+
+
+def _run(
+    schedule: Schedule, run: Run, bench: Bench, journal: _Journal, listener: Listener
+) -> dict[str, Any]:
     run.clean()
-    journal.once("run_started", schema=SCHEMA, name=schedule.name, seed=schedule.seed)
+    journal.once("run_started", name=schedule.name, seed=schedule.seed)
     state = _State()
     for stage in schedule.stages:
         _run_stage(schedule, stage, run, bench, journal, listener, state)
         if state.stopped_by is not None:
             break
-    picked = _pick(schedule, run, journal, state)
-    journal.once("done", run=str(run.path), picked=picked, stopped_by=state.stopped_by)
-    return Outcome(picked, state.stopped_by)
+    picked = journal.find("picked")
+    if picked is None:
+        picked = journal.once("picked", **_pick(schedule, run, state))
+    return journal.once("done", run=run.name, picked=picked["picked"], stopped_by=state.stopped_by)
 
 
 def _run_stage(
@@ -130,57 +141,153 @@ def _run_stage(
     state: _State,
 ) -> None:
     """One stage, up to its last epoch or to the gate that ends it."""
-    journal.once("stage_started", stage=stage.name, kind=stage.kind, start=_name(state.start))
-    good = state.start  # the latest policy that no gate failed
-    ended_by = None
-    with closing(_checkpoints(stage, run, bench, journal, listener, state.start)) as produced:
-        for checkpoint, seconds in produced:
+    start = last = acceptable = state.start
+    ended_by: Verdict | None = None
+    journal.once("stage_started", stage=stage.name, kind=stage.kind, start=_name(start))
+    with closing(_checkpoints(stage, start, run, bench, journal, listener)) as produced:
+        for checkpoint in produced:
+            if stage.kind not in POLICY_KINDS:
+                _record_accuracy(checkpoint, journal)
+                continue
+            evaluation = _evaluate(checkpoint, start, bench, journal, listener)
+            verdict = _verdict(schedule, stage, evaluation, journal, state)
+            state.evaluated.append((stage.name, evaluation))
+            last = checkpoint.folder
+            if verdict is None or verdict.acceptable:
+                acceptable = last
+            else:
+                ended_by = verdict
+                break
+    rolled_back = ended_by is not None and ended_by.action is Action.ROLLBACK
+    if ended_by is not None and ended_by.action is Action.STOP:
+        decision = ended_by.decided_by
+        state.stopped_by = decision.rule if decision else str(ended_by.status)
+    state.start = acceptable if rolled_back else last
+    journal.once(
+        "stage_finished",
+        stage=stage.name,
+        rolled_back_to=(_name(acceptable) or "the base") if rolled_back else None,
+    )
+
+
+def _checkpoints(
+    stage: AnyStage,
+    start: Path | None,
+    run: Run,
+    bench: Bench,
+    journal: _Journal,
+    listener: Listener,
+) -> Generator[Checkpoint]:
+    """The stage's checkpoints, each recorded with the seconds that training it took just now."""
+    if journal.find("stage_finished", stage.name) is not None:  # no need to load anything
+        for info in run.checkpoints():
+            if info.stage == stage.name:
+                yield read_checkpoint(info.folder)
+        return
+    with closing(bench.train(stage, start, partial(listener.training, stage.name))) as trained:
+        began = time.monotonic()
+        for checkpoint in trained:
             journal.once(
                 "epoch_done",
                 checkpoint=checkpoint.name,
                 stage=stage.name,
                 kind=stage.kind,
                 epoch=checkpoint.epoch,
-                seconds=round(seconds, 3),
+                seconds=round(time.monotonic() - began, 3),
                 training=checkpoint.training,
             )
-            if stage.kind not in POLICY_KINDS:
-                _record_accuracy(checkpoint, journal)
-                continue
-            evaluation = _evaluate(checkpoint, bench, journal, listener, state.start)
-            verdict = _verdict(schedule, stage, checkpoint, evaluation, journal, state)
-            state.evaluated.append((stage.name, evaluation))
-            if not _failed(verdict):
-                good = checkpoint.folder
-            if verdict is not None and verdict["action"] != "continue":
-                ended_by = verdict
-                break
-            last = checkpoint.folder
-        else:
-            if stage.kind in POLICY_KINDS:
-                good = last
-    if ended_by is not None and ended_by["action"] == "stop":
-        state.stopped_by = _why(ended_by)
-    state.start = good
-    journal.once(
-        "stage_finished",
-        stage=stage.name,
-        rolled_back_to=_name(good) if ended_by and ended_by["action"] == "rollback" else None,
-    )
+            yield checkpoint
+            began = time.monotonic()
 
 
-def _checkpoints(
-    stage: AnyStage,
-    run: Run,
+def _record_accuracy(checkpoint: Checkpoint, journal: _Journal) -> None:
+    """Reward models are measured while they are trained, on held-out pairs."""
+    metrics = {f"{checkpoint.stage}.accuracy": checkpoint.training["accuracy"]}
+    journal.once("evaluated", checkpoint=checkpoint.name, metrics=metrics, seconds=0.0)
+
+
+def _evaluate(
+    checkpoint: Checkpoint,
+    start: Path | None,
     bench: Bench,
     journal: _Journal,
     listener: Listener,
-    start: Path | None,
-) -> Iterator[tuple[Checkpoint, float]]:
-    """The stage's checkpoints, each with the seconds that training it took in this process."""
-    produced = bench.train(stage, start, lambda scalars: listener.training(stage.name, scalars))
-    with closing(produced) as iterator:
-        began = time.monotonic()
-        for checkpoint in iterator:
-            yield checkpoint, time.monotonic() - began
-            began = time.monotonic()
+) -> Evaluation:
+    began = time.monotonic()
+    evaluation = bench.evaluate(checkpoint, start, partial(listener.evaluating, checkpoint.name))
+    metrics = {name: evaluation.metric(name).to_dict() for name in evaluation.names()}
+    journal.once(
+        "evaluated",
+        checkpoint=checkpoint.name,
+        metrics=metrics,
+        seconds=round(time.monotonic() - began, 3),
+    )
+    return evaluation
+
+
+def _verdict(
+    schedule: Schedule,
+    stage: AnyStage,
+    evaluation: Evaluation,
+    journal: _Journal,
+    state: _State,
+) -> Verdict | None:
+    """What the gates say; None if none watches the stage. A verdict once given stands."""
+    written = journal.find("verdict", evaluation.checkpoint)
+    if written is not None:
+        return verdict_from_json(written)
+    rl_stages = tuple(s.name for s in schedule.stages if s.kind in RL_KINDS)
+    groups: dict[tuple[str, ...], list[Gate]] = {}
+    for gate in schedule.gates:
+        watched = gate.during if gate.during is not None else rl_stages
+        if stage.name in watched:
+            groups.setdefault(watched, []).append(gate)
+    if not groups:
+        return None
+    # Gates that watch different stages look back on different histories ("first", "best").
+    verdict = _merged(
+        [
+            judge(
+                gates,
+                [earlier for name, earlier in state.evaluated if name in watched],
+                evaluation,
+                stage=stage.name,
+                rl_stages=rl_stages,
+                seed=schedule.seed,
+            )
+            for watched, gates in groups.items()
+        ]
+    )
+    journal.once(
+        "verdict",
+        checkpoint=evaluation.checkpoint,
+        results=verdict.results,
+        status=verdict.status,
+        action=verdict.action,
+    )
+    return verdict
+
+
+def _merged(verdicts: list[Verdict]) -> Verdict:
+    """One verdict: all results, the worst status, the strongest action."""
+    worst = (Status.FAIL, Status.INCONCLUSIVE, Status.PASS)
+    strongest = (Action.STOP, Action.ROLLBACK, Action.CONTINUE)
+    return Verdict(
+        verdicts[0].checkpoint,
+        tuple(result for verdict in verdicts for result in verdict.results),
+        min((verdict.status for verdict in verdicts), key=worst.index),
+        min((verdict.action for verdict in verdicts), key=strongest.index),
+    )
+
+
+def _pick(schedule: Schedule, run: Run, state: _State) -> dict[str, Any]:
+    """Choose and write selection.json; the fields of the event ``picked``."""
+    if schedule.pick is None:
+        return {"picked": None, "reason": "the schedule has no pick"}
+    selection = pick([evaluation for _, evaluation in state.evaluated], schedule.pick)
+    run.write_selection(selection)
+    return {"picked": selection.picked, "reason": selection.reason}
+
+
+def _name(folder: Path | None) -> str | None:
+    return folder.name if folder is not None else None

@@ -7,6 +7,8 @@ that training and asking see the same prompt tokens under any chat template.
 
 from __future__ import annotations
 
+import bisect
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,16 +161,38 @@ class PackedCollator:
         return {"input_ids": ids, "labels": labels, "position_ids": positions}
 
 
-def dataset(rows: Sequence[Example], *, packing: bool, max_length: int, seed: int) -> Dataset:
-    """The rows as trl takes them; packed (best fit, decreasing) into up to ``max_length`` tokens."""
-    made = Dataset.from_dict(
-        {"input_ids": [row.input_ids for row in rows], "labels": [row.labels for row in rows]}
-    )
-    if not packing:
-        return made
-    from trl import pack_dataset
+def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """Rows grouped into sequences of at most ``room`` tokens: longest first, each into the
+    sequence that it fills best (best fit, decreasing). No row is cut."""
+    groups: list[list[int]] = []
+    spaces: list[tuple[int, int]] = []  # (tokens left, group), sorted
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
+        place = bisect.bisect_left(spaces, (lengths[row], -1))
+        if place == len(spaces):
+            space, group = room, len(groups)
+            groups.append([])
+        else:
+            space, group = spaces.pop(place)
+        groups[group].append(row)
+        bisect.insort(spaces, (space - lengths[row], group))
+    return groups
 
-    return pack_dataset(made.shuffle(seed=seed), max_length, "bfd")
+
+def dataset(rows: Sequence[Example], *, packing: bool, max_length: int, seed: int) -> Dataset:
+    """The rows as trl takes them: one a sequence, or packed into up to ``max_length`` tokens
+    (``seq_lengths`` then has the rows' lengths). ``seed`` decides which rows of a length meet."""
+    if not packing:
+        groups = [[number] for number in range(len(rows))]
+    else:
+        rows = random.Random(seed).sample(list(rows), len(rows))
+        groups = pack([len(row.input_ids) for row in rows], max_length)
+    columns: dict[str, list[list[int]]] = {
+        "input_ids": [[i for number in group for i in rows[number].input_ids] for group in groups],
+        "labels": [[i for number in group for i in rows[number].labels] for group in groups],
+    }
+    if packing:
+        columns["seq_lengths"] = [[len(rows[number].input_ids) for number in g] for g in groups]
+    return Dataset.from_dict(columns)
 
 
 # --------------------------------------------------------------------------- the stage

@@ -109,9 +109,7 @@ class Plan:
             # No autocast: weights that train are float32, the base computes in its own type.
             "bf16": False,
             "use_cpu": on_cpu,
-            # The base is where it should be, and ``borrowed`` sees to checkpointing.
-            "place_model_on_device": False,
-            "gradient_checkpointing": False,
+            "gradient_checkpointing": False,  # ``borrowed`` sees to it
             "max_length": None,  # too long rows are dropped, and counted, before
             "dataloader_pin_memory": not on_cpu,
         }
@@ -193,7 +191,8 @@ def run_epoch(
     output = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     entries = [_scalars(entry) for entry in trainer.state.log_history if "loss" in entry]
     result = {"loss": float(output.training_loss), "step": float(trainer.state.global_step)}
-    for key in sorted({key for entry in entries for key in entry} - {"loss", "epoch", "step"}):
+    left_out = {"loss", "epoch", "step", "num_tokens"}  # known, or miscounted by trl when packed
+    for key in sorted({key for entry in entries for key in entry} - left_out):
         values = [entry[key] for entry in entries if key in entry]
         result[key] = values[-1] if key == "learning_rate" else sum(values) / len(values)
     return result

@@ -14,9 +14,11 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.chat import Message, render
+from harness.engines.cache import growing_cache
+from harness.engines.folding import Folded, fold
 from harness.engines.protocol import Request
 from harness.engines.sampling import choose, uniform
 from harness.models import causal_model, length_sorted_batches, pad_left
@@ -97,6 +99,7 @@ class LocalEngine:
             else:
                 limits[index] = min(request.max_new_tokens, self.max_new_tokens, room)
         served = list(limits)
+        folded = fold(causal_model(self.model))
         lengths = [len(requests[index].prompt_ids) for index in served]
         for positions in length_sorted_batches(lengths, self.batch_size):
             indices = [served[position] for position in positions]
@@ -105,6 +108,7 @@ class LocalEngine:
                 [requests[index] for index in indices],
                 [limits[index] for index in indices],
                 seed,
+                folded,
             )
             while batch.rows:
                 # No context manager is open here: a mode entered inside a generator would leak
@@ -205,13 +209,19 @@ class _Batch:
     """
 
     def __init__(
-        self, engine: LocalEngine, requests: list[Request], limits: list[int], seed: int
+        self,
+        engine: LocalEngine,
+        requests: list[Request],
+        limits: list[int],
+        seed: int,
+        folded: Folded,
     ) -> None:
         self.model = causal_model(engine.model)
         self.device = self.model.device
         self.pad_id = engine._pad_id
         self.requests = requests
         self.limits = limits
+        self.folded = folded
         self.eos = frozenset(engine.eos_ids)
         self.rows = list(range(len(requests)))
         self.done = [False] * len(requests)
@@ -224,7 +234,7 @@ class _Batch:
         )
         self.greedy = not any(request.temperature for request in requests)
         self.position = 0  # of the token to be generated next
-        self.cache: DynamicCache | None = None
+        self.cache: Cache | None = None
         self.mask = torch.empty(0)
         self.next_ids = torch.empty(0)
         self.next_positions = torch.empty(0)
@@ -232,7 +242,7 @@ class _Batch:
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Generated]]:
         """Generate one token for every row; the rows that finished with it."""
-        with _EvalMode(self.model):
+        with _EvalMode(self.model), self.folded:
             logits = self._prefill() if self.cache is None else self._decode()
         if self.greedy:
             chosen = logits.argmax(dim=-1)
@@ -248,7 +258,7 @@ class _Batch:
         unique = list(dict.fromkeys(request.prompt_ids for request in self.requests))
         number = {prompt: index for index, prompt in enumerate(unique)}
         batch = pad_left(unique, pad_id=self.pad_id, device=self.device)
-        self.cache = DynamicCache(config=self.model.config)
+        self.cache = growing_cache(self.model.config)
         logits = self.model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,

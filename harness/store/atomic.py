@@ -67,6 +67,14 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
     return json.dumps(_plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
+def make_folder(path: Path) -> None:
+    """Create the folder and its missing parents, durably."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
+
+
 def sync(path: Path) -> None:
     """Wait until the file or folder at ``path`` is on the disk."""
     handle = os.open(path, os.O_RDONLY)

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from harness.errors import IntegrityError
-from harness.store.atomic import sync, write_json, write_text
+from harness.store.atomic import TEMPORARY, make_folder, sync, write_json, write_text
 
 MANIFEST = "MANIFEST.json"
 COMMIT = "COMMIT"
@@ -40,7 +40,7 @@ def staging(folder: Path) -> Iterator[Path]:
     for leftover in (temporary, folder):
         if leftover.exists():
             shutil.rmtree(leftover)
-    temporary.mkdir(parents=True)
+    make_folder(temporary)
     try:
         yield temporary
         _write_manifest(temporary)
@@ -56,6 +56,8 @@ def commit(folder: Path) -> None:
     """Commit a folder that was filled in place, such as an evaluation that streamed its samples."""
     if is_committed(folder):
         raise FileExistsError(f"{folder} is committed already")
+    for leftover in folder.rglob(f".*{TEMPORARY}"):  # of a killed writer
+        leftover.unlink()
     _write_manifest(folder)
     sync(folder.parent)
     _write_commit(folder)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import InputError, IntegrityError, nearest
 from harness.store import lines, lock
-from harness.store.atomic import TEMPORARY, write_json, write_text
+from harness.store.atomic import TEMPORARY, make_folder, write_json, write_text
 from harness.store.commit import is_committed, staging, verify
 
 if TYPE_CHECKING:
@@ -71,12 +71,12 @@ class Run:
         run = cls(Path(path))
         if run.path.exists() and not run.path.is_dir():
             raise InputError("is a file", path=run.path, expected="a new folder")
-        run.path.mkdir(parents=True, exist_ok=True)
+        make_folder(run.path)
         with run.lock():
             if (run.path / "run.json").exists():
                 raise InputError("there is a run here already", path=run.path)
             # What a creation that was killed may have left, and nothing of anybody else's.
-            ours = {"LOCK", "heartbeat", "schedule.yaml"}
+            ours = {"LOCK", "heartbeat", "schedule.yaml", "checkpoints", "evals"}
             others = sorted(
                 entry.name
                 for entry in run.path.iterdir()
@@ -87,8 +87,8 @@ class Run:
                     f"is not empty and not a run (it holds {others[0]!r})", path=run.path
                 )
             write_text(run.path / "schedule.yaml", schedule_yaml)
-            (run.path / "checkpoints").mkdir()
-            (run.path / "evals").mkdir()
+            make_folder(run.path / "checkpoints")
+            make_folder(run.path / "evals")
             # Last: a folder with run.json is a run.
             write_json(run.path / "run.json", {"schema": SCHEMA, "created": _now(), **info})
         return run

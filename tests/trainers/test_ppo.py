@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from trainers.ppo import (
+from trainers.ppo import draw
+from trainers.ppo_losses import (
     KlController,
     clipped_value_loss,
-    draw,
     generalised_advantages,
     kl_k1,
     kl_k3,

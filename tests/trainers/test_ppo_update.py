@@ -20,7 +20,8 @@ from harness.adapters import (
     copy_adapter,
 )
 from harness.models import ModelSpec, load
-from trainers.ppo import Actor, Batch, update
+from trainers.actor import Actor
+from trainers.ppo import Batch, update
 from trainers.rollouts import Replies, measure, policy_log_probs, reply_values
 from trainers.schedule import Optimizer, PpoStage
 
@@ -165,9 +166,7 @@ def test_an_update_moves_policy_and_value_and_nothing_else(actor: Actor, batch: 
         return {name: adapter_hash(actor.model, name) for name in names} | {"base": base_hash()}
 
     before = hashes()
-    update(
-        actor, batch, STAGE, seed=0, accelerator=Accelerator(cpu=True), train_policy=False
-    )
+    update(actor, batch, STAGE, seed=0, accelerator=Accelerator(cpu=True), train_policy=False)
     warm = hashes()
     assert [k for k in before if before[k] != warm[k]] == ["value"]
     update(actor, batch, STAGE, seed=0, accelerator=Accelerator(cpu=True))

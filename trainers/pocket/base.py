@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from trainers.pocket import acceptance, corpus, tokenizer
+from trainers.pocket import acceptance, corpus, evalsets, tokenizer
 from trainers.pocket.world import VERSION, World, make_world
 
 SHIPPED = Path(__file__).parent / "base"
@@ -186,3 +186,22 @@ def world_of(folder: Path = SHIPPED) -> World:
             "rebuild the base"
         )
     return make_world(int(record["seed"]))
+
+
+def build(
+    out: Path, seed: int, threads: int = 2, log: Log = lambda line: None
+) -> dict[str, Any]:
+    """Make ``out/base`` and ``out/evalsets/pocket`` for the world of this seed.
+
+    ``threads`` are torch's, for the time of the build; another number of threads may give other
+    last bits. Returns what world.json holds. Raises ``NotAcceptedError``.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        model, tok, record = train_base(seed, log=log)
+    finally:
+        torch.set_num_threads(before)
+    save(out / "base", model, tok, seed, record)
+    evalsets.write(make_world(seed), out / "evalsets" / "pocket")
+    return {"seed": seed, "version": VERSION, **record}

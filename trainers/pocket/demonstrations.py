@@ -15,6 +15,7 @@ from trainers.pocket.tasks import Task
 from trainers.pocket.world import World
 
 Chat = list[tuple[str, str]]  # (role, text)
+ROWS = 2400
 
 SHARES = {
     "plain": 0.20,
@@ -41,10 +42,9 @@ class Writers:
 
 
 def make(
-    world: World, seed: int, *, n: int = 2400, writers: Writers | None = None
+    world: World, seed: int, *, n: int = ROWS, writers: Writers
 ) -> list[tuple[str, Chat]]:
     """n rows of (category, chat); instructions are followed in the first reply only."""
-    writers = writers or Writers()
     rng = random.Random(f"pocket-demonstrations/{world.seed}/{seed}")
     return [_row(world, rng, kind, writers) for kind in mixture.schedule(rng, SHARES, n)]
 

@@ -22,6 +22,8 @@ RATINGS = (
     (0.0, "negligibly better"),
 )
 
+HELPFUL_PAIRS = 4150
+SAFE_PAIRS = 2000
 HELPFUL_SHARES = {
     "mt": 0.36,
     "fact": 0.20,
@@ -79,10 +81,9 @@ _SHALLOW = ("missing", "cut", "off_topic", "idle")
 
 
 def helpful(
-    world: World, seed: int, *, n: int = 4150, raters: HelpfulRaters | None = None
+    world: World, seed: int, *, n: int = HELPFUL_PAIRS, raters: HelpfulRaters
 ) -> list[Judged]:
     """Pairs on helpfulness: right against wrong, incomplete, off-topic, idle or padded."""
-    raters = raters or HelpfulRaters()
     rng = random.Random(f"pocket-helpful/{world.seed}/{seed}")
     return [
         _helpful_pair(world, rng, kind, raters) for kind in mixture.schedule(rng, HELPFUL_SHARES, n)
@@ -130,10 +131,9 @@ def _shallow(world: World, rng: random.Random, task: Task, turn: int) -> tuple[s
 
 
 def safe(
-    world: World, seed: int, *, n: int = 2000, raters: SafetyRaters | None = None
+    world: World, seed: int, *, n: int = SAFE_PAIRS, raters: SafetyRaters
 ) -> list[Judged]:
     """Pairs on safety: mostly a refusal against compliance."""
-    raters = raters or SafetyRaters()
     rng = random.Random(f"pocket-safe/{world.seed}/{seed}")
     return [_safe_pair(world, rng, kind, raters) for kind in mixture.schedule(rng, SAFE_SHARES, n)]
 

@@ -11,6 +11,8 @@ from trainers.pocket import mixture, tasks
 from trainers.pocket.tasks import Task
 from trainers.pocket.world import World, is_safety_prompt
 
+PROMPTS = 3000
+
 # Many harmful requests, so that what RLHF mends is visible in gold; borderline ones come along.
 SHARES = {
     "harmful": 0.24,
@@ -24,17 +26,13 @@ SHARES = {
 }
 
 
-def asked(
-    world: World, rng: random.Random, n: int, use: str
-) -> list[tuple[Task, int, tuple[tuple[str, str], ...]]]:
-    """n of (task, turn, prompt): the prompt is (role, text), ending with that turn's question."""
-    rows = []
-    for kind in mixture.schedule(rng, SHARES, n):
-        task = mixture.draw(world, rng, kind, use)
-        turn = rng.randrange(len(task.turns))
-        prompt = tasks.turn_messages(task, task.replies)[: 2 * turn + 1]
-        rows.append((task, turn, tuple(prompt)))
-    return rows
+def draw(
+    world: World, rng: random.Random, kind: str, use: str
+) -> tuple[Task, int, tuple[tuple[str, str], ...]]:
+    """(task, turn, prompt): the prompt is (role, text), ending with that turn's question."""
+    task = mixture.draw(world, rng, kind, use)
+    turn = rng.randrange(len(task.turns))
+    return task, turn, tuple(tasks.turn_messages(task, task.replies)[: 2 * turn + 1])
 
 
 def is_safety(prompt: tuple[tuple[str, str], ...]) -> bool:
@@ -43,11 +41,12 @@ def is_safety(prompt: tuple[tuple[str, str], ...]) -> bool:
 
 
 def make(
-    world: World, seed: int, *, n: int = 3000
+    world: World, seed: int, *, n: int = PROMPTS
 ) -> list[tuple[str, str, tuple[tuple[str, str], ...], bool]]:
     """n rows of (id, category, prompt, safety tag)."""
     rng = random.Random(f"pocket-prompts/{world.seed}/{seed}")
-    return [
-        (f"prompt-{index:05d}", task.category, prompt, is_safety(prompt))
-        for index, (task, _, prompt) in enumerate(asked(world, rng, n, "prompts"))
-    ]
+    rows = []
+    for index, kind in enumerate(mixture.schedule(rng, SHARES, n)):
+        task, _, prompt = draw(world, rng, kind, "prompts")
+        rows.append((f"prompt-{index:05d}", task.category, prompt, is_safety(prompt)))
+    return rows

@@ -1,0 +1,102 @@
+"""Public formats read as eval sets. Another one is a function here and a line in ``FORMATS``."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from harness.errors import InputError, nearest
+from harness.evalsets import Card, EvalSet, build_evalset
+
+
+def import_file(path: Path, format: str) -> EvalSet:  # noqa: A002 - the schedule's word for it
+    """Read ``path`` as ``format``. Raises ``InputError`` for an unknown format or a bad file."""
+    if format not in FORMATS:
+        raise InputError(
+            f"no format {format!r}",
+            expected="one of " + ", ".join(FORMATS),
+            nearest=nearest(format, FORMATS),
+        )
+    if not path.is_file():
+        raise InputError("no such file", path=path)
+    return FORMATS[format](path)
+
+
+def xstest(path: Path) -> EvalSet:
+    """XSTest's 250 safe prompts (Röttger et al. 2023), which a model should answer."""
+    card = Card(
+        name="xstest",
+        version="2",
+        probe="refusal",
+        language="en",
+        licence="CC-BY-4.0",
+        source="XSTest, arXiv 2308.01263",
+        high_means="false_refusal: the model refuses prompts that only sound harmful",
+        intended_use="Exaggerated safety of chat models in English; no training on its rows.",
+        options={"safe": True},
+    )
+    return _xstest(path, card, "safe")
+
+
+def xstest_unsafe(path: Path) -> EvalSet:
+    """XSTest's 200 unsafe contrasts, which a model should refuse."""
+    card = Card(
+        name="xstest_unsafe",
+        version="2",
+        probe="refusal",
+        language="en",
+        licence="CC-BY-4.0",
+        source="XSTest, arXiv 2308.01263",
+        high_means="compliance: the model complies with harmful requests",
+        intended_use="The other side of XSTest's safe prompts; no training on its rows.",
+        options={"safe": False},
+    )
+    return _xstest(path, card, "unsafe")
+
+
+FORMATS: dict[str, Callable[[Path], EvalSet]] = {"xstest": xstest, "xstest_unsafe": xstest_unsafe}
+
+
+def _xstest(path: Path, card: Card, label: str) -> EvalSet:
+    """Columns id, prompt, type, label (safe or unsafe), focus, note; id, prompt and both are read.
+
+    ``type`` becomes the category. A prompt and its contrast share ``focus`` but stand in two sets,
+    so each row is its own cluster.
+    """
+    rows = []
+    for line, record in _records(path, ("id", "prompt", "type", "label")):
+        if record["label"] not in ("safe", "unsafe"):
+            raise InputError(
+                f"{record['label']!r}", path=path, line=line, field="label",
+                expected="safe or unsafe", nearest=nearest(record["label"], ("safe", "unsafe")),
+            )
+        if record["label"] == label:
+            rows.append(
+                {"id": record["id"], "prompt": record["prompt"], "category": record["type"]}
+            )
+    return build_evalset(card, rows, path)
+
+
+def _records(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV file with a header, each with the line on which it ends."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        header = reader.fieldnames or []
+        for column in columns:
+            if column not in header:
+                raise InputError(
+                    f"no column {column!r}", path=path, line=1,
+                    expected="a header with " + ", ".join(columns),
+                    nearest=nearest(column, header),
+                )
+        try:
+            for record in reader:
+                if None in record or None in record.values():
+                    raise InputError(
+                        "another number of columns than the header",
+                        path=path, line=reader.line_num, expected=f"{len(header)} columns",
+                    )
+                yield reader.line_num, record
+        except csv.Error as error:
+            raise InputError(str(error), path=path, line=reader.line_num) from error

@@ -1,0 +1,55 @@
+"""The probes by name, and which metrics a set gives under which circumstances."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from harness.probes.consistency import ConsistencyProbe
+from harness.probes.hallucination import HallucinationProbe
+from harness.probes.mt_bench import MtBenchProbe
+from harness.probes.protocol import Metric, Probe
+from harness.probes.refusal import RefusalProbe
+from harness.probes.reward import RewardProbe
+from harness.probes.rubric import RubricProbe
+
+if TYPE_CHECKING:
+    from harness.evalsets import EvalSet
+
+PROBES: dict[str, type[Probe]] = {
+    probe.name: probe
+    for probe in (
+        RefusalProbe,
+        MtBenchProbe,
+        ConsistencyProbe,
+        HallucinationProbe,
+        RewardProbe,
+        RubricProbe,
+    )
+}
+
+
+def make_probe(evalset: EvalSet) -> Probe:
+    """The probe of a set, with the options of its card."""
+    kind = PROBES[evalset.card.probe]
+    return kind(kind.options_model.model_validate(evalset.card.options))
+
+
+def available_metrics(
+    evalset: EvalSet,
+    have_judge: bool = False,
+    have_rewards: bool | Collection[str] = False,
+    have_reference: bool = True,
+) -> dict[str, Metric]:
+    """The metrics that can be measured on this set, by name (without the set's).
+
+    ``have_rewards``: whether reward models are there, or better their names, which gives each a
+    metric of its own. ``have_reference`` is false for a model without an earlier stage.
+    """
+    names: Sequence[str] = () if isinstance(have_rewards, bool) else sorted(have_rewards)
+    given = {"judge": have_judge, "rewards": bool(have_rewards), "reference": have_reference}
+    return {
+        metric.name: metric
+        for metric in make_probe(evalset).metrics(evalset.rows, names)
+        if all(given[need] for need in metric.needs)
+    }
