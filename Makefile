@@ -31,7 +31,7 @@ reference: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		-c constraints.txt -e '.[dashboard,test]'
+		-c constraints.txt -e '.[test]'
 	touch $@
 
 clean:

@@ -22,6 +22,7 @@ from ruamel.yaml.error import MarkedYAMLError
 
 import harness
 from harness.errors import InputError, nearest
+from harness.importers import import_file
 from harness.probes import PROBES
 from harness.probes.protocol import Row
 from harness.splits import assign_splits, choose_rows
@@ -81,9 +82,9 @@ def load_evalset(
     rows, spread over the categories. Raises ``InputError`` that names file, line and field.
     """
     if format is not None:
-        from harness.importers import import_file  # it builds EvalSets: a circle otherwise
-
-        found = import_file(Path(name_or_path), format)
+        path = Path(name_or_path)
+        imported = import_file(path, format)
+        found = build_evalset(Card.model_validate(imported.card), imported.rows, path)
     else:
         found = read_folder(find_folder(name_or_path, search))
     if limit is not None and limit < len(found.rows):

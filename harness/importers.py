@@ -1,16 +1,29 @@
-"""Public formats read as eval sets. Another one is a function here and a line in ``FORMATS``."""
+"""Public formats read as eval sets. Another one is a function here and a line in ``FORMATS``.
+
+A reader only turns a file into a card and rows; ``harness/evalsets.py`` validates both like those
+of a folder.
+"""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.errors import InputError, nearest
-from harness.evalsets import Card, EvalSet, build_evalset
 
 
-def import_file(path: Path, format: str) -> EvalSet:  # noqa: A002 - the schedule's word for it
+@dataclass(frozen=True)
+class Imported:
+    """A file's content in the form of an eval set: the card's fields, and rows."""
+
+    card: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+
+def import_file(path: Path, format: str) -> Imported:  # noqa: A002 - the schedule's word for it
     """Read ``path`` as ``format``. Raises ``InputError`` for an unknown format or a bad file."""
     if format not in FORMATS:
         raise InputError(
@@ -23,9 +36,9 @@ def import_file(path: Path, format: str) -> EvalSet:  # noqa: A002 - the schedul
     return FORMATS[format](path)
 
 
-def xstest(path: Path) -> EvalSet:
+def xstest(path: Path) -> Imported:
     """XSTest's 250 safe prompts (Röttger et al. 2023), which a model should answer."""
-    card = Card(
+    card = dict(
         name="xstest",
         version="2",
         probe="refusal",
@@ -39,9 +52,9 @@ def xstest(path: Path) -> EvalSet:
     return _xstest(path, card, "safe")
 
 
-def xstest_unsafe(path: Path) -> EvalSet:
+def xstest_unsafe(path: Path) -> Imported:
     """XSTest's 200 unsafe contrasts, which a model should refuse."""
-    card = Card(
+    card = dict(
         name="xstest_unsafe",
         version="2",
         probe="refusal",
@@ -55,10 +68,10 @@ def xstest_unsafe(path: Path) -> EvalSet:
     return _xstest(path, card, "unsafe")
 
 
-FORMATS: dict[str, Callable[[Path], EvalSet]] = {"xstest": xstest, "xstest_unsafe": xstest_unsafe}
+FORMATS: dict[str, Callable[[Path], Imported]] = {"xstest": xstest, "xstest_unsafe": xstest_unsafe}
 
 
-def _xstest(path: Path, card: Card, label: str) -> EvalSet:
+def _xstest(path: Path, card: dict[str, Any], label: str) -> Imported:
     """Columns id, prompt, type, label (safe or unsafe), focus, note; id, prompt and both are read.
 
     ``type`` becomes the category. A prompt and its contrast share ``focus`` but stand in two sets,
@@ -75,7 +88,7 @@ def _xstest(path: Path, card: Card, label: str) -> EvalSet:
             rows.append(
                 {"id": record["id"], "prompt": record["prompt"], "category": record["type"]}
             )
-    return build_evalset(card, rows, path)
+    return Imported(card, rows)
 
 
 def _records(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:

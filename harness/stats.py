@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import optimize
-from scipy.special import bdtr, betaincinv, ndtr, ndtri, stdtrit
+from scipy.special import bdtr, betaincinv, ndtr, ndtri, stdtr, stdtrit
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -233,9 +233,9 @@ def paired_bootstrap(
 
     ``weights`` (before, after) make both weighted means, for metrics that are ratios of sums.
 
-    p: share of resamples at least as far from the observed difference as that is from 0 (the
-    bootstrap shifted to "no change"), stretched by √(m/(m-1)) for m clusters, and never below
-    1/(resamples + 1). Fewer than two clusters: nan bounds and p.
+    p: the share of resamples at least as far from the observed difference as that is from 0 (the
+    bootstrap shifted to "no change"), corrected for few clusters as the interval is. Fewer than two
+    clusters: nan bounds and p.
     """
     first, second = _same_rows(before, after)
     heavy = [np.ones_like(first)] * 2 if weights is None else [_floats(w) for w in weights]
@@ -251,10 +251,10 @@ def paired_bootstrap(
         drawn = _resampled(sums, seed, resamples)
         changes = drawn[:, 2] / drawn[:, 3] - drawn[:, 0] / drawn[:, 1]
     low, high = expanded_percentiles(changes, count, confidence)
-    moved = np.abs(changes - value) * math.sqrt(count / (count - 1))
     # The tolerance keeps exact ties (all rows changed alike) from falling to rounding.
-    far = int(np.sum(moved >= abs(value) - 1e-12))
-    p = (far + 1) / (resamples + 1)
+    far = int(np.sum(np.abs(changes - value) >= abs(value) - 1e-12))
+    z = -float(ndtri((far + 1) / (resamples + 1) / 2))
+    p = 2.0 * float(stdtr(count - 1, -z * math.sqrt((count - 1) / count)))
     return Paired(value, low, high, p, first.size, "paired bootstrap")
 
 

@@ -103,7 +103,7 @@ def build(ctx: StageContext, stage: PpoStage, resume: Path | None) -> Actor:
     loaded = ctx.base()
     model = loaded.model
     for leftover in (POLICY, REFERENCE, VALUE):
-        if leftover in getattr(model, "peft_config", {}):
+        if isinstance(model, PeftModel) and leftover in model.peft_config:
             remove_adapter(model, leftover)
     start = resume or ctx.start
     if start is None:

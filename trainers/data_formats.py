@@ -116,7 +116,7 @@ def conversation(row: Row, field: str, *, last: Role) -> Conversation:
         content = item.get("content")
         if not isinstance(content, str) or not content.strip():
             raise RowError(f"{at}.content", "is empty or no string", "some text")
-        messages.append(Message(role, content))
+        messages.append(Message(cast("Role", role), content))
     check_turns(messages, field, last=last)
     return tuple(messages)
 

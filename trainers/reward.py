@@ -13,7 +13,7 @@ import copy
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +21,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
+from trl import RewardConfig, RewardTrainer
 
 from harness.adapters import activate, add_adapter, load_adapter, read_config, remove_adapter
 from harness.chat import Conversation, assistant
@@ -34,7 +35,7 @@ from trainers.data_formats import Pair
 from trainers.schedule import RewardStage
 from trainers.sft import encode, lora_config, up_to_end
 from trainers.stage import Checkpoint, StageContext
-from trainers.trl_epoch import Plan, borrowed, micro_batch, run_epoch, save_state
+from trainers.trl_epoch import Plan, WeightsInPlace, borrowed, micro_batch, run_epoch, save_state
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -169,6 +170,10 @@ class RewardNet(nn.Module):
         return result
 
 
+class PairTrainer(WeightsInPlace, RewardTrainer):
+    """trl's trainer of a ``RewardNet``; its ``margin`` column makes the loss Llama 2's."""
+
+
 def new_head(hidden: int, *, seed: int) -> Tensor:
     """A random score head (1, hidden), std 1/√(hidden + 1) (Stiennon et al. 2020), so that scores
     start with about unit spread at unit-norm features."""
@@ -259,8 +264,6 @@ def _train_member(
     epoch: int,
 ) -> tuple[dict[str, Any], Tensor]:
     """Train a member for one epoch and write it; its scalars and held-out differences."""
-    from trl import RewardConfig, RewardTrainer
-
     tokenizer = ctx.base().tokenizer
     model, head = _place_member(ctx, stage, number, start)
     net = RewardNet(model, head)
@@ -275,8 +278,8 @@ def _train_member(
         net.score.requires_grad_(True)
 
     with borrowed(model, gradient_checkpointing=stage.gradient_checkpointing):
-        trainer = RewardTrainer(
-            model=net,
+        trainer = PairTrainer(
+            model=net,  # type: ignore[arg-type]  # it needs a config and a forward
             args=RewardConfig(
                 **plan.arguments(target, on_cpu=model.device.type == "cpu"),
                 center_rewards_coefficient=stage.center_coefficient or None,
@@ -293,6 +296,7 @@ def _train_member(
         )
         scalars: dict[str, Any] = run_epoch(
             trainer,
+            passes=plan.passes,
             start_training=start_training,
             resume=None if start is None else start / "trainer",
             log=lambda values: ctx.log({"member": number, **values}),
@@ -320,9 +324,7 @@ def _place_member(
         remove_adapter(model, MEMBER)
     folder = start or ctx.start
     if folder is None:
-        model = add_adapter(
-            model, MEMBER, lora_config(stage.lora), seed=ctx.seed("lora", number)
-        )
+        model = add_adapter(model, MEMBER, lora_config(stage.lora), seed=ctx.seed("lora", number))
     else:
         model = load_adapter(model, MEMBER, folder)
     base.model = model
@@ -387,10 +389,10 @@ def _data(ctx: StageContext, stage: RewardStage) -> _Data:
         "pairs": len(kept_train),
         "held_out": len(kept_held_out),
         "mixed": mixed,
-        "dropped": long_train + long_held_out,
-        "dropped_training": long_train,
+        "dropped": long_train + long_held_out,  # too long
         "dropped_held_out": long_held_out,
-        "report": asdict(own.report),
+        "unusable": own.report.dropped,
+        "oddities": own.report.notes,
     }
     return _Data(kept_train, kept_held_out, counts)
 

@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 
 from harness.engines.local import LocalEngine
 from harness.engines.protocol import Request
 from harness.errors import InputError
+from harness.models import backbone
 
 Tokens = tuple[int, ...]
 
@@ -126,7 +128,7 @@ def policy_log_probs(
 
 
 def reply_values(
-    model: nn.Module,
+    model: PeftModel,
     head: nn.Linear,
     prompts: Sequence[Tokens],
     replies: Sequence[Tokens],
@@ -136,18 +138,10 @@ def reply_values(
 ) -> Tensor:
     """V of the state before each reply token, (b, ``width``), under the active adapter."""
     packed = pack(prompts, replies, pad, device_of(model))
-    hidden = trunk(model)(input_ids=packed.input_ids, use_cache=False).last_hidden_state
+    hidden = backbone(model)(input_ids=packed.input_ids, use_cache=False).last_hidden_state
     values = head(hidden[packed.rows, packed.columns].float()).squeeze(-1)
     empty = torch.zeros(len(prompts), width, device=values.device)
     return empty.index_put((packed.rows, packed.slots), values)
-
-
-def trunk(model: nn.Module) -> nn.Module:
-    """The transformer below the language-model head, LoRA layers included."""
-    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    inner = getattr(causal, str(causal.base_model_prefix))
-    assert isinstance(inner, nn.Module)
-    return inner
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from datasets import Dataset
 from torch import Tensor
+from trl import SFTConfig, SFTTrainer
 
 from harness.adapters import (
     activate,
-    add_adapter,
     adapter_hash,
+    add_adapter,
     hash_file,
     load_adapter,
     remove_adapter,
@@ -34,7 +35,7 @@ from harness.models import causal_model
 from trainers.data import load_demonstrations
 from trainers.schedule import Lora, SftStage
 from trainers.stage import POLICY, Checkpoint, StageContext
-from trainers.trl_epoch import Plan, borrowed, micro_batch, run_epoch, save_state
+from trainers.trl_epoch import Plan, WeightsInPlace, borrowed, micro_batch, run_epoch, save_state
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -204,7 +205,7 @@ def lora_config(lora: Lora) -> LoraConfig:
 
     return LoraConfig(
         r=lora.r,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # any number will do
         lora_dropout=lora.dropout,
         target_modules=lora.targets if isinstance(lora.targets, str) else list(lora.targets),
         bias="none",
@@ -213,7 +214,7 @@ def lora_config(lora: Lora) -> LoraConfig:
 
 
 def place_policy(ctx: StageContext, folder: Path | None, lora: Lora) -> PeftModel:
-    """Put the policy of a checkpoint folder on the shared base (None: a new one) and activate it."""
+    """Put the policy of a checkpoint folder (None: a new one) on the shared base; activate it."""
     base = ctx.base()
     model: Any = base.model
     known = POLICY in getattr(model, "peft_config", {})
@@ -237,6 +238,10 @@ def save_policy(ctx: StageContext, model: PeftModel, folder: Path) -> None:
     ctx.base().tokenizer.save_pretrained(str(folder))
 
 
+class PolicyTrainer(WeightsInPlace, SFTTrainer):
+    """trl's trainer of the policy adapter."""
+
+
 @dataclass(frozen=True)
 class Training:
     """How ``train_epoch`` trains: what SFT and rejection sampling have in common."""
@@ -258,13 +263,11 @@ def train_epoch(
 ) -> dict[str, Any]:
     """One epoch of SFT on the policy, in place; its scalars. ``resume``: the folder of the state
     that the epoch before left, ``keep_state``: leave one in ``staging/trainer``."""
-    from trl import SFTConfig, SFTTrainer
-
     tokenizer = ctx.base().tokenizer
     collator = PackedCollator(int(tokenizer.pad_token_id)) if training.packing else None
     activate(model, POLICY)
     with borrowed(model, gradient_checkpointing=training.gradient_checkpointing):
-        trainer = SFTTrainer(
+        trainer = PolicyTrainer(
             model=model,
             args=SFTConfig(
                 **training.plan.arguments(staging, on_cpu=model.device.type == "cpu"),
@@ -277,6 +280,7 @@ def train_epoch(
         )
         scalars = run_epoch(
             trainer,
+            passes=training.plan.passes,
             start_training=lambda: activate(model, POLICY, train=True),
             resume=resume,
             log=ctx.log,

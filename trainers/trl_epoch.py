@@ -16,6 +16,7 @@ import copy
 import logging
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ class Plan:
     warmup_ratio: float
     min_warmup_steps: int
     optimizer: Optimizer
+    passes: int = 1  # over the data in one of our epochs
 
     @property
     def steps_an_epoch(self) -> int:
@@ -77,7 +79,8 @@ class Plan:
 
     def arguments(self, output: Path, *, on_cpu: bool) -> dict[str, Any]:
         """What trl's configurations take. ``output`` gets no checkpoint of trl's own."""
-        steps = self.steps_an_epoch * self.epochs
+        passes = self.epochs * self.passes
+        steps = self.steps_an_epoch * passes
         warmup = max(math.ceil(self.warmup_ratio * steps), self.min_warmup_steps)
         kinds: dict[str, tuple[str, dict[str, Any]]] = {
             "cosine": ("cosine_with_min_lr", {"min_lr_rate": self.min_lr_ratio}),
@@ -88,7 +91,7 @@ class Plan:
         return {
             "output_dir": str(output),
             "seed": self.seed,
-            "num_train_epochs": self.epochs,
+            "num_train_epochs": passes,
             "per_device_train_batch_size": self.micro_batch,
             "gradient_accumulation_steps": self.accumulation,
             "learning_rate": self.learning_rate,
@@ -115,13 +118,27 @@ class Plan:
         }
 
 
+class WeightsInPlace:
+    """Mixed into a trl trainer: a resume restores optimiser, schedule, step and random state; the
+    weights are on the base already."""
+
+    def _load_from_checkpoint(self, *_: Any, **__: Any) -> None:
+        return None
+
+
 class _Stoppable(Protocol):
     should_training_stop: bool
 
 
-class _StopAtEpochEnd(TrainerCallback):
+class _StopAfter(TrainerCallback):
+    """Stop at the end of the last of ``passes`` over the data."""
+
+    def __init__(self, passes: int) -> None:
+        self._left = passes
+
     def on_epoch_end(self, args: Any, state: Any, control: _Stoppable, **_: Any) -> None:
-        control.should_training_stop = True
+        self._left -= 1
+        control.should_training_stop = self._left == 0
 
 
 class _Report(TrainerCallback):
@@ -153,7 +170,10 @@ def borrowed(model: PeftModel, *, gradient_checkpointing: bool) -> Iterator[None
     if gradient_checkpointing:
         inner.gradient_checkpointing_enable({"use_reentrant": False})
     try:
-        yield
+        with warnings.catch_warnings():
+            # Settings of trl's that transformers will rename in version 6.
+            warnings.filterwarnings("ignore", "`.*gradient_checkpointing` is dep", FutureWarning)
+            yield
     finally:
         if gradient_checkpointing:
             inner.gradient_checkpointing_disable()
@@ -172,21 +192,22 @@ def borrowed(model: PeftModel, *, gradient_checkpointing: bool) -> Iterator[None
 def run_epoch(
     trainer: Trainer,
     *,
+    passes: int,
     start_training: Callable[[], None],
     resume: Path | None,
     log: Callable[[dict[str, Any]], None],
 ) -> dict[str, float]:
-    """Train one epoch; ``resume`` is the state folder of the epoch before. Returns its scalars.
+    """Train one epoch, ``passes`` over the data, and return its scalars.
+
+    ``resume``: the state folder of the epoch before.
 
     ``start_training`` makes the weights trainable. It is called only now because trl's
     constructors round trainable weights on a 4-bit base to bfloat16, in which most entries do not
     move at the learning rates of RLHF; frozen ones they leave alone.
     """
     trainer.remove_callback(PrinterCallback)  # it prints to stdout, which is the caller's
-    trainer.add_callback(_StopAtEpochEnd())
+    trainer.add_callback(_StopAfter(passes))
     trainer.add_callback(_Report(log))
-    # The weights are in place already: only optimiser, schedule, step and random state are resumed.
-    trainer._load_from_checkpoint = lambda *_, **__: None
     start_training()
     output = trainer.train(resume_from_checkpoint=None if resume is None else str(resume))
     entries = [_scalars(entry) for entry in trainer.state.log_history if "loss" in entry]

@@ -1,0 +1,133 @@
+"""What ``run`` and ``resume`` share: the lock, the model, the listener, ctrl-C, the table."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import platform
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from aldente.console import json_line, note
+from aldente.exit_codes import GATE_STOPPED, INTERRUPTED
+from harness.errors import InputError
+
+if TYPE_CHECKING:
+    from harness.store.run import Run
+    from trainers.runner import Outcome
+    from trainers.schedule import Schedule
+    from trainers.validation import Resolved
+
+_PACKAGES = ("aldente", "torch", "transformers", "peft", "trl", "bitsandbytes", "numpy")
+
+
+def describe(schedule: Schedule, resolved: Resolved, folder: Path) -> dict[str, Any]:
+    """What run.json says: which schedule, code, packages, machine and eval sets."""
+    from trainers.schedule_file import schedule_hash
+
+    return {
+        "schedule_hash": schedule_hash(schedule),
+        # Where relative names of data start from: outside the run, so it is not part of it.
+        "schedule_folder": str(folder.resolve()),
+        "seed": schedule.seed,
+        "commit": _commit(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "evalsets": {evalset.name: evalset.hash for evalset in resolved.evalsets},
+    }
+
+
+def drive(run: Run, resolved: Resolved, *, as_json: bool) -> None:
+    """Run to the end and show what came out; raises ``typer.Exit`` with the exit code.
+
+    A run that is over is only shown.
+    """
+    outcome = _finished(run)
+    if outcome is None:
+        outcome = _train(run, resolved, as_json=as_json)
+    elif as_json:
+        json_line(_done(run))
+    if not as_json:
+        from aldente.report import Report
+
+        typer.echo(Report.read(run).text())
+    if outcome.stopped_by is not None:
+        raise typer.Exit(GATE_STOPPED)
+
+
+def _train(run: Run, resolved: Resolved, *, as_json: bool) -> Outcome:
+    from aldente.progress import listener
+    from harness.store.lock import LockedError
+    from trainers.runner import run_schedule
+
+    try:
+        with run.lock(), _interruptible(run), listener(resolved.schedule, as_json=as_json) as told:
+            from trainers.live_base import LiveBase  # torch and all: some seconds
+
+            return run_schedule(resolved.schedule, run, LiveBase(run, resolved), told)
+    except LockedError as error:
+        raise InputError(str(error), path=run.path) from error
+
+
+def _finished(run: Run) -> Outcome | None:
+    from trainers.runner import Outcome
+
+    event = _done(run)
+    return None if event is None else Outcome(event["picked"], event["stopped_by"])
+
+
+def _done(run: Run) -> dict[str, Any] | None:
+    return next((event for event in run.events() if event["event"] == "done"), None)
+
+
+@contextlib.contextmanager
+def _interruptible(run: Run) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run with a message on how to go on. What is committed stays."""
+
+    def stop(number: int, _: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        # Not "from": a traceback says nothing to somebody who pressed the keys himself.
+        note(f"\ninterrupted; nothing that was finished is lost. Go on with:\n"
+             f"  aldente resume {run.path}")
+        terminated = error.args == (signal.SIGTERM,)
+        raise typer.Exit(128 + signal.SIGTERM if terminated else INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of the code that runs, if it runs from a checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:  # no git on this machine
+        return None
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def say(text: str) -> None:
+    """A line on stderr that is no error."""
+    print(text, file=sys.stderr, flush=True)
