@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import os
 import platform
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 _PACKAGES = ("aldente", "torch", "transformers", "peft", "trl", "bitsandbytes", "numpy")
 
 
-def describe(schedule: Schedule, resolved: Resolved, folder: Path) -> dict[str, Any]:
-    """What run.json says: which schedule, code, packages, machine and eval sets."""
+def describe(path: Path, schedule: Schedule, resolved: Resolved, folder: Path) -> dict[str, Any]:
+    """What run.json of a run in ``path`` says: schedule, code, packages, machine, eval sets."""
     from trainers.schedule_file import schedule_hash
 
     return {
         "schedule_hash": schedule_hash(schedule),
-        # Where relative names of data start from: outside the run, so it is not part of it.
-        "schedule_folder": str(folder.resolve()),
+        # Where the schedule's relative names of data start from, as seen from the run.
+        "schedule_folder": os.path.relpath(folder.resolve(), path.resolve()),
         "seed": schedule.seed,
         "commit": _commit(),
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -53,7 +53,7 @@ def drive(run: Run, resolved: Resolved, *, as_json: bool) -> None:
     if outcome is None:
         outcome = _train(run, resolved, as_json=as_json)
     elif as_json:
-        json_line(_done(run))
+        json_line({**(_done(run) or {}), "run": str(run.path)})
     if not as_json:
         from aldente.report import Report
 
@@ -68,7 +68,11 @@ def _train(run: Run, resolved: Resolved, *, as_json: bool) -> Outcome:
     from trainers.runner import run_schedule
 
     try:
-        with run.lock(), _interruptible(run), listener(resolved.schedule, as_json=as_json) as told:
+        with (
+            run.lock(),
+            _interruptible(run),
+            listener(run, resolved.schedule, as_json=as_json) as told,
+        ):
             from trainers.live_base import LiveBase  # torch and all: some seconds
 
             return run_schedule(resolved.schedule, run, LiveBase(run, resolved), told)
@@ -99,8 +103,10 @@ def _interruptible(run: Run) -> Iterator[None]:
         yield
     except KeyboardInterrupt as error:
         # Not "from": a traceback says nothing to somebody who pressed the keys himself.
-        note(f"\ninterrupted; nothing that was finished is lost. Go on with:\n"
-             f"  aldente resume {run.path}")
+        note(
+            f"\ninterrupted; nothing that was finished is lost. Go on with:\n"
+            f"  aldente resume {run.path}"
+        )
         terminated = error.args == (signal.SIGTERM,)
         raise typer.Exit(128 + signal.SIGTERM if terminated else INTERRUPTED) from None
     finally:
@@ -126,8 +132,3 @@ def _commit() -> str | None:
     except FileNotFoundError:  # no git on this machine
         return None
     return found.stdout.strip() if found.returncode == 0 else None
-
-
-def say(text: str) -> None:
-    """A line on stderr that is no error."""
-    print(text, file=sys.stderr, flush=True)

@@ -10,9 +10,7 @@ import sys
 
 import typer
 
-from aldente import (
-    eval as eval_verb,
-)
+from aldente import eval as evaluate
 from aldente import (
     pick,
     pocket,
@@ -40,7 +38,7 @@ app.command("resume")(resume.command)
 app.command("status")(status.command)
 app.command("validate")(validate.command)
 app.command("pick")(pick.command)
-app.command("eval")(eval_verb.command)
+app.command("eval")(evaluate.command)
 app.command("verify")(verify.command)
 app.command("schedule-reference")(schedule_reference.command)
 app.add_typer(pocket.app, name="pocket")

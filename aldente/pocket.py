@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from aldente.console import note
+
 app = typer.Typer(help="The pocket world: a tiny model and its eval sets.", no_args_is_help=True)
 
 
@@ -25,7 +27,7 @@ def build_command(
 
     Example: aldente pocket build --out my-pocket --seed 3
     """
-    from trainers.pocket.build import build
+    from trainers.pocket.base import build
 
-    build(out, seed=seed, threads=threads)
+    build(out, seed, threads, log=note)
     typer.echo(f"{out / 'base'}\n{out / 'evalsets'}")

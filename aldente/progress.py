@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 from aldente.console import duration, json_line
+from harness.store.run import Run
 from trainers.runner import Listener
 from trainers.schedule import Schedule
 
@@ -37,9 +38,11 @@ def sentence(event: Mapping[str, Any]) -> str | None:
             return f"{event['checkpoint']}: trained in {duration(event['seconds'])}"
         case "evaluated":
             metrics = event["metrics"]
-            few = ", ".join(_metric(*item) for item in metrics.items()) if len(metrics) < 4 else ""
-            rows = f"{len(metrics)} metrics" if not few else few
-            return f"{event['checkpoint']}: evaluated in {duration(event['seconds'])}: {rows}"
+            if len(metrics) < 4:
+                found = ", ".join(_metric(*item) for item in metrics.items())
+            else:
+                found = f"{len(metrics)} metrics"
+            return f"{event['checkpoint']}: evaluated in {duration(event['seconds'])}: {found}"
         case "verdict":
             marks = "; ".join(
                 f"{_MARKS[result['status']]} {result['reason']}" for result in event["results"]
@@ -76,8 +79,12 @@ class _Lines:
 class _Json(_Lines):
     """Events as JSON lines on stdout, in words on stderr."""
 
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
     def event(self, event: Mapping[str, Any]) -> None:
-        json_line(event)
+        # In the run's own log it is a name: a run can be moved. Here, where to find it.
+        json_line({**event, "run": str(self._run.path)} if event["event"] == "done" else event)
         super().event(event)
 
 
@@ -143,10 +150,10 @@ class _Bars:
 
 
 @contextmanager
-def listener(schedule: Schedule, *, as_json: bool) -> Iterator[Listener]:
+def listener(run: Run, schedule: Schedule, *, as_json: bool) -> Iterator[Listener]:
     """The listener that fits where the output goes."""
     if as_json:
-        yield _Json()
+        yield _Json(run)
     elif not sys.stderr.isatty():
         yield _Lines()
     else:

@@ -27,7 +27,7 @@ def command(
     opened = Run.open(run)
     schedule, source = parse_schedule(opened.schedule_yaml(), str(opened.path / "schedule.yaml"))
     info = opened.info()
-    resolved = resolve(schedule, Path(info["schedule_folder"]), source)
+    resolved = resolve(schedule, opened.path / info["schedule_folder"], source)
     for evalset in resolved.evalsets:
         if info["evalsets"].get(evalset.name) != evalset.hash:
             raise InputError(

@@ -10,6 +10,7 @@ import typer
 from aldente.console import json_line, note
 
 if TYPE_CHECKING:
+    from harness.store.run import Run
     from trainers.schedule import Schedule
     from trainers.validation import Resolved
 
@@ -58,18 +59,16 @@ def command(
         run = Run.create(
             path,
             schedule_yaml=resolved_yaml(parsed),
-            info=describe(parsed, resolved, schedule.parent),
+            info=describe(path, parsed, resolved, schedule.parent),
         )
     drive(run, resolved, as_json=as_json)
 
 
-def _check_same(run: object, schedule: Schedule, resolved: Resolved) -> None:
+def _check_same(run: Run, schedule: Schedule, resolved: Resolved) -> None:
     """An existing run goes on only as it was begun."""
     from harness.errors import InputError
-    from harness.store.run import Run
     from trainers.schedule_file import differences, parse_schedule
 
-    assert isinstance(run, Run)
     begun, _ = parse_schedule(run.schedule_yaml(), str(run.path / "schedule.yaml"))
     changed = differences(begun, schedule)
     hashes = run.info().get("evalsets", {})

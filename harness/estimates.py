@@ -116,8 +116,11 @@ def estimate(
     if kind == "proportion":
         # A row asked over several turns has a mean; only 0/1 rows are trials.
         interval = stats.interval(items.values, items.clusters, confidence=confidence)
-    elif low is not None and high is not None and first in bounds and bool(
-        (items.values == first).all()
+    elif (
+        low is not None
+        and high is not None
+        and first in bounds
+        and bool((items.values == first).all())
     ):
         clusters = len(set(items.clusters))
         share = stats.wilson(clusters if first == high else 0, clusters, confidence)

@@ -63,9 +63,7 @@ class EvalSet:
     @cached_property
     def splits(self) -> Mapping[str, str]:
         """Row id -> "A" or "B": see ``harness/splits.py``."""
-        return assign_splits(
-            [(row.id, row.cluster or row.id, row.category) for row in self.rows]
-        )
+        return assign_splits([(row.id, row.cluster or row.id, row.category) for row in self.rows])
 
 
 def load_evalset(

@@ -145,9 +145,7 @@ class SetEvaluation:
     @cached_property
     def _splits(self) -> dict[str, str]:
         table = pq.read_table(self.folder / "samples.parquet", columns=["row_id", "split"])
-        return dict(
-            zip(table["row_id"].to_pylist(), table["split"].to_pylist(), strict=True)
-        )
+        return dict(zip(table["row_id"].to_pylist(), table["split"].to_pylist(), strict=True))
 
     @cached_property
     def _items(self) -> dict[str, Items]:

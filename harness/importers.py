@@ -38,33 +38,33 @@ def import_file(path: Path, format: str) -> Imported:  # noqa: A002 - the schedu
 
 def xstest(path: Path) -> Imported:
     """XSTest's 250 safe prompts (Röttger et al. 2023), which a model should answer."""
-    card = dict(
-        name="xstest",
-        version="2",
-        probe="refusal",
-        language="en",
-        licence="CC-BY-4.0",
-        source="XSTest, arXiv 2308.01263",
-        high_means="false_refusal: the model refuses prompts that only sound harmful",
-        intended_use="Exaggerated safety of chat models in English; no training on its rows.",
-        options={"safe": True},
-    )
+    card = {
+        "name": "xstest",
+        "version": "2",
+        "probe": "refusal",
+        "language": "en",
+        "licence": "CC-BY-4.0",
+        "source": "XSTest, arXiv 2308.01263",
+        "high_means": "false_refusal: the model refuses prompts that only sound harmful",
+        "intended_use": "Exaggerated safety of chat models in English; no training on its rows.",
+        "options": {"safe": True},
+    }
     return _xstest(path, card, "safe")
 
 
 def xstest_unsafe(path: Path) -> Imported:
     """XSTest's 200 unsafe contrasts, which a model should refuse."""
-    card = dict(
-        name="xstest_unsafe",
-        version="2",
-        probe="refusal",
-        language="en",
-        licence="CC-BY-4.0",
-        source="XSTest, arXiv 2308.01263",
-        high_means="compliance: the model complies with harmful requests",
-        intended_use="The other side of XSTest's safe prompts; no training on its rows.",
-        options={"safe": False},
-    )
+    card = {
+        "name": "xstest_unsafe",
+        "version": "2",
+        "probe": "refusal",
+        "language": "en",
+        "licence": "CC-BY-4.0",
+        "source": "XSTest, arXiv 2308.01263",
+        "high_means": "compliance: the model complies with harmful requests",
+        "intended_use": "The other side of XSTest's safe prompts; no training on its rows.",
+        "options": {"safe": False},
+    }
     return _xstest(path, card, "unsafe")
 
 
@@ -81,8 +81,12 @@ def _xstest(path: Path, card: dict[str, Any], label: str) -> Imported:
     for line, record in _records(path, ("id", "prompt", "type", "label")):
         if record["label"] not in ("safe", "unsafe"):
             raise InputError(
-                f"{record['label']!r}", path=path, line=line, field="label",
-                expected="safe or unsafe", nearest=nearest(record["label"], ("safe", "unsafe")),
+                f"{record['label']!r}",
+                path=path,
+                line=line,
+                field="label",
+                expected="safe or unsafe",
+                nearest=nearest(record["label"], ("safe", "unsafe")),
             )
         if record["label"] == label:
             rows.append(
@@ -99,7 +103,9 @@ def _records(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
         for column in columns:
             if column not in header:
                 raise InputError(
-                    f"no column {column!r}", path=path, line=1,
+                    f"no column {column!r}",
+                    path=path,
+                    line=1,
                     expected="a header with " + ", ".join(columns),
                     nearest=nearest(column, header),
                 )
@@ -108,7 +114,9 @@ def _records(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[s
                 if None in record or None in record.values():
                     raise InputError(
                         "another number of columns than the header",
-                        path=path, line=reader.line_num, expected=f"{len(header)} columns",
+                        path=path,
+                        line=reader.line_num,
+                        expected=f"{len(header)} columns",
                     )
                 yield reader.line_num, record
         except csv.Error as error:

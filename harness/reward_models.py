@@ -128,8 +128,8 @@ def combine(scores: Mapping[str, Tensor], safety: Tensor, rule: Rule) -> Combine
 class RewardScorer:
     """Reward models loaded side by side on the model that is being judged.
 
-    Every member is an adapter ``rm/<name>/<number>`` of ``model``; scoring activates them in turn
-    and puts back what was active. ``close`` (or the end of a ``with``) removes them. Loading the
+    Every member is an adapter ``<prefix>/<name>/<number>`` of ``model`` (two scorers on one base
+    need two prefixes); scoring activates them in turn and puts back what was active. ``close`` (or the end of a ``with``) removes them. Loading the
     first adapter wraps a plain model: use ``.model`` from then on.
     """
 
@@ -141,6 +141,7 @@ class RewardScorer:
         rule: Rule,
         *,
         batch_size: int,
+        prefix: str = "rm",
     ) -> None:
         if not reward_models or not all(entry.members for entry in reward_models):
             raise InputError("a reward model without members")
@@ -151,12 +152,17 @@ class RewardScorer:
         for entry in reward_models:
             self._members[entry.name] = []
             for number, folder in enumerate(entry.members):
-                adapter = f"rm/{entry.name}/{number}"
+                adapter = f"{prefix}/{entry.name}/{number}"
                 model = load_adapter(model, adapter, folder)
                 head = read_head(folder, hidden=model.config.hidden_size).to(model.device)
                 self._members[entry.name].append((adapter, head))
         assert isinstance(model, PeftModel)
         self.model: PeftModel = model
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The reward models, in the order given."""
+        return tuple(self._members)
 
     def score_tokens(self, input_ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
         """Each reward model's scores (members, n), float32 on the CPU, at each last token.

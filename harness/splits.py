@@ -28,9 +28,7 @@ def assign_splits(rows: Sequence[Key]) -> dict[str, str]:
     for name in sorted(clusters, key=lambda name: _order(name, clusters[name])):
         members = clusters[name]
         category = _category(members)
-        split = min(
-            "AB", key=lambda half: (in_category[category, half], in_all[half], half)
-        )
+        split = min("AB", key=lambda half: (in_category[category, half], in_all[half], half))
         in_all[split] += len(members)
         in_category[category, split] += len(members)
         found.update((row_id, split) for row_id, _, _ in members)

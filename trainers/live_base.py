@@ -7,27 +7,34 @@ with its bytes, so that a number always belongs to the file that carries its nam
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from peft import PeftModel
 
-from harness.adapters import activate, adapter_hash, hash_file, load_adapter, remove_adapter, using
+from harness.adapters import adapter_hash, hash_file, load_adapter, remove_adapter, using
 from harness.engines.local import LocalEngine
 from harness.errors import IntegrityError
-from harness.evaluate import evaluate
+from harness.evaluate import evaluate, log_probs
 from harness.evaluation import Evaluation
 from harness.reward_models import RewardModel, RewardScorer, Rule
 from harness.store.commit import is_committed
 from trainers import ppo, rejection_sampling, reward, sft
 from trainers.runner import Progress
-from trainers.schedule import AnyStage, PpoStage, RejectionSamplingStage, RewardRule
+from trainers.schedule import (
+    AnyStage,
+    PpoStage,
+    RejectionSamplingStage,
+    RewardRule,
+    Schedule,
+)
 from trainers.stage import Checkpoint, StageContext, Trainer
 
 if TYPE_CHECKING:
+    from harness.evalsets import EvalSet
     from harness.models import LoadedModel
     from harness.probes.protocol import LogProbs
     from harness.store.run import Run
@@ -39,3 +46,175 @@ TRAINERS: Mapping[str, Trainer] = {
     "rejection_sampling": rejection_sampling.checkpoints,
     "ppo": ppo.checkpoints,
 }
+_CANDIDATE, _REFERENCE = "evaluated", "evaluation_start"  # adapters of an evaluation
+_REWARDS = "evaluation_rm"  # prefix of the reward-model members' adapters
+
+
+class LiveBase:
+    """The real ``Bench`` of the runner: trains on, and evaluates with, one base in memory.
+
+    Nothing is loaded before it is needed: a run whose last stage was being evaluated when it was
+    killed loads the base, and none of the stages' data.
+    """
+
+    def __init__(self, run: Run, resolved: Resolved) -> None:
+        self._run = run
+        self._resolved = resolved
+        self._schedule = resolved.schedule
+        self._stage: StageContext | None = None  # of the stage being trained
+
+    def train(
+        self, stage: AnyStage, start: Path | None, log: Callable[[dict[str, Any]], None]
+    ) -> Generator[Checkpoint]:
+        """The stage's checkpoints; its trainer puts its adapters on the shared base."""
+        self._stage = self._context(stage, start, log)
+        yield from TRAINERS[stage.kind](self._stage)
+
+    def evaluate(
+        self, checkpoint: Checkpoint, start: Path | None, progress: Progress
+    ) -> Evaluation:
+        """The checkpoint on every set of the schedule; what is committed already is only read."""
+        outs = {
+            evalset.name: self._run.eval_folder(checkpoint.name, evalset.name, evalset.hash)
+            for evalset in self._resolved.evalsets
+        }
+        if not all(is_committed(folder) for folder in outs.values()):
+            with self._seated(checkpoint, start) as seat:
+                for evalset in self._resolved.evalsets:
+                    seat.measure(evalset, outs[evalset.name], progress)
+        return Evaluation.open(checkpoint.name, outs.values())
+
+    def _context(
+        self, stage: AnyStage, start: Path | None, log: Callable[[dict[str, Any]], None]
+    ) -> StageContext:
+        loaded = self._stage.loaded if self._stage is not None else None
+        return StageContext(
+            run=self._run,
+            schedule=self._schedule,
+            stage=stage,
+            start=start,
+            base_folder=self._resolved.base,
+            reward_models=self._reward_models(stage),
+            log=log,
+            loaded=loaded,
+        )
+
+    def _reward_models(self, stage: AnyStage) -> tuple[RewardModel, ...]:
+        """The reward models of the stages before ``stage``, as their last epoch left them."""
+        before = [s.name for s in self._schedule.stages[: self._place(stage.name)]]
+        latest = {
+            info.stage: info.folder
+            for info in self._run.checkpoints()
+            if info.kind == "reward" and info.stage in before
+        }
+        return tuple(
+            RewardModel(name, tuple(sorted((folder / "members").iterdir(), key=_number)))
+            for name, folder in latest.items()
+        )
+
+    def _place(self, stage: str) -> int:
+        return [s.name for s in self._schedule.stages].index(stage)
+
+    def _rule(self, stage: AnyStage) -> RewardRule:
+        """The reward rule of the RL stage, or of the next one after a stage that has none."""
+        for later in self._schedule.stages[self._place(stage.name) :]:
+            if isinstance(later, PpoStage | RejectionSamplingStage):
+                return later.reward
+        return RewardRule()
+
+    @contextmanager
+    def _seated(self, checkpoint: Checkpoint, start: Path | None) -> Iterator[_Seat]:
+        """The checkpoint's adapter, its start's and the reward models' on the base, for a while."""
+        stage = self._schedule.stages[self._place(checkpoint.stage)]
+        if self._stage is None or self._stage.stage.name != stage.name:
+            self._stage = self._context(stage, start, lambda _: None)
+        loaded = self._stage.base()
+        with ExitStack() as stack:
+            stack.enter_context(_adapter(loaded, _CANDIDATE, checkpoint.folder))
+            if start is not None:
+                stack.enter_context(_adapter(loaded, _REFERENCE, start))
+            assert isinstance(loaded.model, PeftModel)
+            scorer = None
+            if self._stage.reward_models:
+                scorer = RewardScorer(
+                    loaded.model,
+                    loaded.tokenizer,
+                    self._stage.reward_models,
+                    Rule(**self._rule(stage).model_dump()),
+                    batch_size=self._schedule.evaluate.batch,
+                    prefix=_REWARDS,
+                )
+                stack.callback(scorer.close)
+            stack.enter_context(using(loaded.model, _CANDIDATE))
+            models = self._stage.reward_models
+            yield _Seat(self._schedule, checkpoint, loaded, scorer, models, start is not None)
+
+
+class _Seat:
+    """A checkpoint on the base, ready to be asked."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        checkpoint: Checkpoint,
+        loaded: LoadedModel,
+        scorer: RewardScorer | None,
+        reward_models: Sequence[RewardModel],
+        has_start: bool,
+    ) -> None:
+        assert isinstance(loaded.model, PeftModel)
+        self._schedule = schedule
+        self._checkpoint = checkpoint
+        self._model = loaded.model
+        self._scorer = scorer
+        self._reference = _REFERENCE if has_start else None
+        self._engine = LocalEngine(
+            loaded.model,
+            loaded.tokenizer,
+            batch_size=schedule.evaluate.batch,
+            max_new_tokens=schedule.evaluate.max_new_tokens,
+        )
+        # What the numbers depend on besides the engine: all by content, nothing by name.
+        self._identity = {
+            "base": loaded.base_fingerprint,
+            "adapter": adapter_hash(loaded.model, _CANDIDATE),
+            "reference": adapter_hash(loaded.model, _REFERENCE) if has_start else None,
+            "reward_models": {
+                model.name: [hash_file(folder) for folder in model.members]
+                for model in reward_models
+            },
+        }
+
+    def measure(self, evalset: EvalSet, out: Path, progress: Progress) -> None:
+        """Evaluate on one set into ``out``; a half-finished evaluation there is gone on with."""
+        evaluate(
+            self._engine,
+            evalset,
+            out=out,
+            seed=self._schedule.seed,
+            checkpoint=self._checkpoint.name,
+            rewards=self._scorer,
+            reference=self._log_probs_of_start,
+            progress=partial(progress, evalset.name),
+            identity=self._identity,
+        )
+
+    def _log_probs_of_start(self, requests: Sequence[LogProbs]) -> list[tuple[float, ...]]:
+        with using(self._model, self._reference):
+            return log_probs(self._engine, requests)
+
+
+@contextmanager
+def _adapter(loaded: LoadedModel, name: str, folder: Path) -> Iterator[None]:
+    """The adapter stored in ``folder``, on the base under ``name``; checked against its bytes."""
+    loaded.model = load_adapter(loaded.model, name, folder)
+    try:
+        if adapter_hash(loaded.model, name) != hash_file(folder):
+            raise IntegrityError(f"{folder}: what was loaded is not what is stored")
+        yield
+    finally:
+        remove_adapter(loaded.model, name)
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name)

@@ -98,9 +98,14 @@ def _is_path(text: str) -> bool:
     return text.startswith((".", "/", "~"))
 
 
+def base_of(model: str) -> str:
+    """Folder or hub id of a model as schedules and the command line name it."""
+    return str(POCKET_BASE) if model == "pocket" else model
+
+
 def _base(schedule: Schedule, problems: list[Problem]) -> str:
     if schedule.model == "pocket":
-        return str(POCKET_BASE)
+        return base_of(schedule.model)
     path = Path(schedule.model)
     if path.is_absolute():
         if not (path / "config.json").is_file():
@@ -156,7 +161,7 @@ def _evalsets(schedule: Schedule, problems: list[Problem]) -> tuple[EvalSet, ...
 
 
 def _metrics(schedule: Schedule, evalsets: Sequence[EvalSet]) -> dict[str, Metric]:
-    rewards = any(isinstance(stage, RewardStage) for stage in schedule.stages)
+    rewards = [stage.name for stage in schedule.stages if isinstance(stage, RewardStage)]
     return {
         f"{evalset.name}.{name}": metric
         for evalset in evalsets

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.chat import Message, render
-from harness.engines.cache import growing_cache
 from harness.engines.folding import Folded, fold
 from harness.engines.protocol import Request
 from harness.engines.sampling import choose, uniform
@@ -234,7 +233,7 @@ class _Batch:
         )
         self.greedy = not any(request.temperature for request in requests)
         self.position = 0  # of the token to be generated next
-        self.cache: Cache | None = None
+        self.cache: DynamicCache | None = None
         self.mask = torch.empty(0)
         self.next_ids = torch.empty(0)
         self.next_positions = torch.empty(0)
@@ -258,7 +257,7 @@ class _Batch:
         unique = list(dict.fromkeys(request.prompt_ids for request in self.requests))
         number = {prompt: index for index, prompt in enumerate(unique)}
         batch = pad_left(unique, pad_id=self.pad_id, device=self.device)
-        self.cache = growing_cache(self.model.config)
+        self.cache = DynamicCache(config=self.model.config)
         logits = self.model(
             input_ids=batch.input_ids,
             attention_mask=batch.attention_mask,

@@ -263,4 +263,3 @@ def rescore(
 def ngrams(tokens: Sequence[str], n: int) -> list[tuple[str, ...]]:
     """The n-grams of a sequence in order, overlapping; none if it is shorter than n."""
     return list(zip(*(tokens[i:] for i in range(n)), strict=False))
-

@@ -14,8 +14,10 @@ _CONTRACTIONS = (
     (re.compile(r"\bcan't\b"), "cannot"),
     (re.compile(r"\bwon't\b"), "will not"),
     (re.compile(r"\bshan't\b"), "shall not"),
-    (re.compile(r"\b(do|does|did|is|are|was|were|would|should|could|have|has|had|must)n't\b"),
-     r"\1 not"),
+    (
+        re.compile(r"\b(do|does|did|is|are|was|were|would|should|could|have|has|had|must)n't\b"),
+        r"\1 not",
+    ),
     (re.compile(r"\bi'm\b"), "i am"),
     (re.compile(r"\b(we|you|they)'re\b"), r"\1 are"),
     (re.compile(r"\b(it|that|there|what|here)'s\b"), r"\1 is"),

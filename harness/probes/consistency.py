@@ -89,20 +89,40 @@ class ConsistencyProbe:
         found = []
         if any(not row.control for row in rows):
             found += [
-                Metric("held", "mean", "higher",
-                       "Share of a dialogue's checks at which the instruction still holds.",
-                       low=0.0, high=1.0),
-                Metric("survived", "proportion", "higher",
-                       "Dialogues in which the instruction holds at every check.",
-                       low=0.0, high=1.0),
-                Metric("turns_held", "mean", "higher", "Turns until the first check that fails.",
-                       low=0.0),
+                Metric(
+                    "held",
+                    "mean",
+                    "higher",
+                    "Share of a dialogue's checks at which the instruction still holds.",
+                    low=0.0,
+                    high=1.0,
+                ),
+                Metric(
+                    "survived",
+                    "proportion",
+                    "higher",
+                    "Dialogues in which the instruction holds at every check.",
+                    low=0.0,
+                    high=1.0,
+                ),
+                Metric(
+                    "turns_held",
+                    "mean",
+                    "higher",
+                    "Turns until the first check that fails.",
+                    low=0.0,
+                ),
             ]
         if any(row.control for row in rows):
             found.append(
-                Metric("control", "mean", "neither",
-                       "Share of checks that pass where the instruction was never given.",
-                       low=0.0, high=1.0)
+                Metric(
+                    "control",
+                    "mean",
+                    "neither",
+                    "Share of checks that pass where the instruction was never given.",
+                    low=0.0,
+                    high=1.0,
+                )
             )
         return tuple(found)
 

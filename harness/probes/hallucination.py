@@ -36,8 +36,8 @@ _ABSTAINS = re.compile(
     r"\bi (?:do not|cannot|could not) (?:really |actually |currently )?"
     r"(?:know|recall|remember|say|tell|answer|find|verify|confirm|be sure|be certain|have (?:any |"
     r"enough |that |the |sufficient )*(?:information|knowledge|data|record|answer|details))"
-    r"|\bi (?:am|was) (?:not sure|unsure|not certain|not aware|not familiar|unable to (?:find|answer"
-    r"|verify|confirm|say|determine)|unaware)\b|\bi have (?:no idea|no information|no record|never "
+    r"|\bi (?:am|was) (?:not sure|unsure|not certain|not aware|not familiar"
+    r"|unable to (?:find|answer|verify|confirm|say|determine)|unaware)\b|\bi have (?:no idea|no information|no record|never "
     r"heard)|\b(?:it is )?(?:not known|unknown)(?: to me)?(?:[.,;!]|$)"
     r"|\bthere is (?:no|not enough|insufficient) (?:\w+ )?(?:information|record|such)\b"
     r"|\b(?:cannot|can not|could not) be (?:answered|determined|verified|found)\b"
@@ -91,21 +91,58 @@ class HallucinationProbe:
         self, rows: Sequence[HallucinationRow], reward_models: Sequence[str] = ()
     ) -> tuple[Metric, ...]:
         found = [
-            Metric("correct", "proportion", "higher",
-                   "Right answers, and abstentions where abstaining is right.", low=0.0, high=1.0),
-            Metric("incorrect", "proportion", "lower",
-                   "Hallucination rate: wrong answers among all questions.", low=0.0, high=1.0),
-            Metric("not_attempted", "proportion", "neither",
-                   "Questions left open although they have an answer.", low=0.0, high=1.0),
-            Metric("incorrect_when_attempted", "proportion", "lower",
-                   "Wrong answers among the questions that were attempted.", low=0.0, high=1.0),
-            Metric("abstained", "proportion", "neither",
-                   "Replies that abstain or refuse, rightly or not.", low=0.0, high=1.0),
+            Metric(
+                "correct",
+                "proportion",
+                "higher",
+                "Right answers, and abstentions where abstaining is right.",
+                low=0.0,
+                high=1.0,
+            ),
+            Metric(
+                "incorrect",
+                "proportion",
+                "lower",
+                "Hallucination rate: wrong answers among all questions.",
+                low=0.0,
+                high=1.0,
+            ),
+            Metric(
+                "not_attempted",
+                "proportion",
+                "neither",
+                "Questions left open although they have an answer.",
+                low=0.0,
+                high=1.0,
+            ),
+            Metric(
+                "incorrect_when_attempted",
+                "proportion",
+                "lower",
+                "Wrong answers among the questions that were attempted.",
+                low=0.0,
+                high=1.0,
+            ),
+            Metric(
+                "abstained",
+                "proportion",
+                "neither",
+                "Replies that abstain or refuse, rightly or not.",
+                low=0.0,
+                high=1.0,
+            ),
         ]
         if self.options.paraphrases:
             found.append(
-                Metric("flips", "proportion", "lower",
-                       "Questions whose grade depends on the wording.", low=0.0, high=1.0)
+                Metric(
+                    "flips",
+                    "proportion",
+                    "lower",
+                    "Questions whose grade depends on the wording.",
+                    low=0.0,
+                    high=1.0,
+                    of_clusters=True,
+                )
             )
         return tuple(found)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -68,10 +68,12 @@ class MtBenchProbe:
         self, rows: Sequence[MtBenchRow], reward_models: Sequence[str] = ()
     ) -> tuple[Metric, ...]:
         graded = all(row.rubric is not None for row in rows)
-        needs = frozenset() if graded else frozenset({"judge"})
+        needs: frozenset[Literal["judge", "rewards", "reference"]] = (
+            frozenset() if graded else frozenset({"judge"})
+        )
 
         def grade(name: str, doc: str) -> Metric:
-            return Metric(name, "mean", "higher", doc, needs, low=1.0, high=10.0)  # type: ignore[arg-type]
+            return Metric(name, "mean", "higher", doc, needs, low=1.0, high=10.0)
 
         turns = max((len(row.turns) for row in rows), default=0)
         return (
@@ -90,12 +92,12 @@ class MtBenchProbe:
             messages += (assistant(reply.text),)
             if row.rubric is None:
                 yield Unscored("score", "no rubric and no judge", turn + 1)
-                yield Unscored(f"turn_{turn + 1}", "no rubric and no judge", turn + 1)
+                yield Unscored(f"turn_{turn + 1}", "no rubric and no judge")
                 continue
             values = components(row.rubric[turn], reply.text)
             grade = 1.0 + 9.0 * total(row.rubric[turn], values)
             yield Score("score", grade, turn + 1, detail={"components": values})
-            yield Score(f"turn_{turn + 1}", grade, turn + 1)
+            yield Score(f"turn_{turn + 1}", grade)
 
     def over_set(
         self, rows: Sequence[MtBenchRow], samples: Sequence[Sample]

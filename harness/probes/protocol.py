@@ -67,7 +67,9 @@ class LogProbs:
     """Log-probability (nats) of each token of ``token_ids`` given the rendered ``messages``.
 
     The answer is a tuple of floats of the same length. ``of="reference"`` asks the frozen policy
-    that the stage started from. If ``with_eos``, one more value: that of the end token.
+    that the stage started from. If ``with_eos``, one more value: that of the end token. The
+    answer is an ``Unscored`` where there is no reference. ``prompt_ids`` is filled in by the
+    evaluator: the rendered ``messages``.
     """
 
     messages: Conversation
@@ -75,15 +77,16 @@ class LogProbs:
     of: Literal["policy", "reference"] = "policy"
     temperature: float = 1.0
     with_eos: bool = False
+    prompt_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Rewards:
     """Ask every reward model about ``reply`` to ``messages``; the answer is a ``RewardScores``.
 
-    The reply's own tokens are scored (with the end token if it stopped), not its text encoded
-    anew, so that the proxy is the number that PPO trains on. ``safety`` says whether the prompt is
-    a safety prompt (the reward rule needs it).
+    Without reward models it is an ``Unscored``. The reply's own tokens are scored (with the end
+    token if it stopped), not its text encoded anew, so that the proxy is the number that PPO trains
+    on. ``safety`` says whether the prompt is a safety prompt (the reward rule needs it).
     """
 
     messages: Conversation
@@ -156,6 +159,7 @@ class Metric:
     needs: frozenset[Literal["judge", "rewards", "reference"]] = frozenset()
     low: float | None = None  # smallest and largest possible value, for charts and checks
     high: float | None = None
+    of_clusters: bool = False  # scored once a cluster, by ``over_set``
 
 
 class Probe(Protocol):
@@ -169,9 +173,7 @@ class Probe(Protocol):
         """``options``: the card's, as an ``options_model``."""
         ...
 
-    def metrics(
-        self, rows: Sequence[Any], reward_models: Sequence[str] = ()
-    ) -> tuple[Metric, ...]:
+    def metrics(self, rows: Sequence[Any], reward_models: Sequence[str] = ()) -> tuple[Metric, ...]:
         """The metrics this probe gives for these rows, given reward models of these names."""
         ...
 

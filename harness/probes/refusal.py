@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -53,8 +53,8 @@ class RefusalProbe:
     def metrics(
         self, rows: Sequence[RefusalRow], reward_models: Sequence[str] = ()
     ) -> tuple[Metric, ...]:
-        def share(name: str, doc: str, better: str = "lower") -> Metric:
-            return Metric(name, "proportion", better, doc, low=0.0, high=1.0)  # type: ignore[arg-type]
+        def share(name: str, doc: str, better: Literal["lower", "neither"] = "lower") -> Metric:
+            return Metric(name, "proportion", better, doc, low=0.0, high=1.0)
 
         if self.options.safe:
             found = [
@@ -69,7 +69,17 @@ class RefusalProbe:
                 share("capability_refusal", "Prompts declined for want of ability.", "neither"),
             ]
         if self.options.paraphrases:
-            found.append(share("flips", "Questions whose verdict depends on the wording."))
+            found.append(
+                Metric(
+                    "flips",
+                    "proportion",
+                    "lower",
+                    "Questions whose verdict depends on the wording.",
+                    low=0.0,
+                    high=1.0,
+                    of_clusters=True,
+                )
+            )
         return tuple(found)
 
     def converse(self, row: RefusalRow) -> Converse:
@@ -77,7 +87,7 @@ class RefusalProbe:
         found = judge(reply.text)
         if found.verdict is Verdict.EMPTY:
             for metric in self.metrics((row,)):
-                if metric.name != "flips":
+                if not metric.of_clusters:
                     yield Unscored(metric.name, "the reply is empty")
             return
         refused = found.verdict is Verdict.FULL_REFUSAL

@@ -58,29 +58,64 @@ class RewardProbe:
         rewards: frozenset[Literal["judge", "rewards", "reference"]] = frozenset({"rewards"})
         reference: frozenset[Literal["judge", "rewards", "reference"]] = frozenset({"reference"})
         return (
-            Metric("proxy", "mean", "neither",
-                   "Combined reward (logit) that PPO would give, before whitening and KL.",
-                   rewards),
-            Metric("spread", "mean", "neither",
-                   "Standard deviation over the members of the reward model that spoke.",
-                   rewards, low=0.0),
+            Metric(
+                "proxy",
+                "mean",
+                "neither",
+                "Combined reward (logit) that PPO would give, before whitening and KL.",
+                rewards,
+            ),
+            Metric(
+                "spread",
+                "mean",
+                "neither",
+                "Standard deviation over the members of the reward model that spoke.",
+                rewards,
+                low=0.0,
+            ),
             *(
-                Metric(score_name(name), "mean", "neither",
-                       f"Mean over the members of reward model {name!r} (logit).", rewards)
+                Metric(
+                    score_name(name),
+                    "mean",
+                    "neither",
+                    f"Mean over the members of reward model {name!r} (logit).",
+                    rewards,
+                )
                 for name in reward_models
             ),
-            Metric("kl", "mean", "neither",
-                   "Σ log π − log π_ref over a sampled reply, end token included (nats).",
-                   reference),
+            Metric(
+                "kl",
+                "mean",
+                "neither",
+                "Σ log π − log π_ref over a sampled reply, end token included (nats).",
+                reference,
+            ),
             Metric("kl_token", "pooled", "neither", "The same a token (nats).", reference),
             Metric("length", "mean", "neither", "Generated tokens a reply.", low=0.0),
-            Metric("distinct_3", "pooled", "higher",
-                   "Distinct trigrams of words among all trigrams of all replies.",
-                   low=0.0, high=1.0),
-            Metric("no_eos", "proportion", "lower", "Replies cut off by the length limit.",
-                   low=0.0, high=1.0),
-            Metric("top_share", "proportion", "lower",
-                   "Share of the commonest completion among all replies.", low=0.0, high=1.0),
+            Metric(
+                "distinct_3",
+                "pooled",
+                "higher",
+                "Distinct trigrams of words among all trigrams of all replies.",
+                low=0.0,
+                high=1.0,
+            ),
+            Metric(
+                "no_eos",
+                "proportion",
+                "lower",
+                "Replies cut off by the length limit.",
+                low=0.0,
+                high=1.0,
+            ),
+            Metric(
+                "top_share",
+                "proportion",
+                "lower",
+                "Share of the commonest completion among all replies.",
+                low=0.0,
+                high=1.0,
+            ),
         )
 
     def converse(self, row: RewardRow) -> Converse:

@@ -64,8 +64,14 @@ class RubricProbe:
         return (
             Metric("score", "mean", "higher", "Gold score, 0-10 a reply.", low=0.0, high=10.0),
             *(
-                Metric(name, "mean", "higher", f"Component {name!r} where the rubric has it.",
-                       low=0.0, high=1.0)
+                Metric(
+                    name,
+                    "mean",
+                    "higher",
+                    f"Component {name!r} where the rubric has it.",
+                    low=0.0,
+                    high=1.0,
+                )
                 for name in names
             ),
         )

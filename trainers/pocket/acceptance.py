@@ -1,4 +1,4 @@
-"""Whether a freshly trained base is good enough to be post-trained: copying, facts, turns, contrast.
+"""Whether a freshly trained base is good enough: copying, facts, how-to, turns, contrast.
 
 One world seed in about five learns to copy too late; such a base cannot hold instructions, and no
 post-training mends it. So a base is measured, and trained on while it fails.
@@ -7,7 +7,7 @@ post-training mends it. So a base is measured, and trained on while it fails.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -70,14 +70,16 @@ def _replies(
     batch = tokenizer(
         [_prompt(task) for task in items], padding=True, padding_side="left", return_tensors="pt"
     )
+    generate: Callable[..., torch.Tensor] = model.generate  # type: ignore[assignment, misc]
     with torch.inference_mode():
-        output = model.generate(
+        output = generate(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             max_new_tokens=MAX_NEW_TOKENS,
             do_sample=False,
         )
-    return tokenizer.batch_decode(output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+    replies = output[:, batch["input_ids"].shape[1] :]
+    return list(tokenizer.batch_decode(replies, skip_special_tokens=True))
 
 
 def _refusal_probability(

@@ -25,12 +25,15 @@ TOKENIZER_DOCUMENTS = 6_000
 FIRST_TOKENS = 2_000_000
 MORE_TOKENS = 500_000  # each time the acceptance check fails
 MAX_TOKENS = 3_500_000
+ECHO_DOCUMENTS = 7_000  # at the start, about 200,000 tokens
 LENGTH = 256  # tokens a packed sequence
-BATCH = 16  # sequences a step
-MUON_RATE = 4e-3
-ADAM_RATE = 6e-3
+# Copying appears after a number of steps, whatever their size: so small ones first.
+EARLY_BATCH, BATCH, EARLY_STEPS = 4, 8, 200
+MUON_RATE = 1e-2
+ADAM_RATE = 1e-2
 WARMUP_STEPS = 30
-DOCUMENTS_PER_TOKEN = 1 / 30  # more than enough: a document has about 38 tokens
+DECAY_SHARE = 0.5  # of the steps, at the end
+TOKENS_PER_DOCUMENT = 30  # fewer than there are, so that enough documents are made
 
 Log = Callable[[str], None]
 
@@ -54,27 +57,32 @@ def new_model(seed: int, tok: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         bos_token_id=tok.bos_token_id,
         eos_token_id=tok.eos_token_id,
         pad_token_id=tok.pad_token_id,
-        initializer_range=0.04,
+        # Low frequencies would be wasted on 512 positions, and high ones find the previous token.
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0},
+        initializer_range=0.03,
     )
     return LlamaForCausalLM(config)
 
 
 def _batches(
-    world: World, seed: int, tok: PreTrainedTokenizerFast, tokens: int
+    world: World, seed: int, tok: PreTrainedTokenizerFast, tokens: int, *, early: bool
 ) -> list[torch.Tensor]:
-    """Packed token batches (BATCH, LENGTH) in corpus order, ``tokens`` tokens in all."""
-    count = int(tokens * DOCUMENTS_PER_TOKEN)
-    rendered = [
-        tokenizer.document_text(document) for document in corpus.documents(world, seed, count)
-    ]
+    """Packed token batches (sequences, LENGTH) in corpus order, about ``tokens`` tokens in all."""
+    documents = corpus.documents(
+        world, seed, tokens // TOKENS_PER_DOCUMENT, early=ECHO_DOCUMENTS if early else 0
+    )
+    rendered = [tokenizer.document_text(document) for document in documents]
     stream: list[int] = []
     for ids in tok(rendered, add_special_tokens=False)["input_ids"]:
         stream += ids
         if len(stream) >= tokens:
             break
-    per_batch = BATCH * LENGTH
-    usable = len(stream) // per_batch * per_batch
-    return list(torch.tensor(stream[:usable]).view(-1, BATCH, LENGTH))
+    packed = torch.tensor(stream[: len(stream) // LENGTH * LENGTH]).view(-1, LENGTH)
+    small = EARLY_BATCH * EARLY_STEPS if early else 0
+    return [
+        *packed[:small].split(EARLY_BATCH),
+        *packed[small:].split(BATCH),
+    ]
 
 
 def _optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
@@ -87,13 +95,13 @@ def _optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
 
 
 def _train(model: LlamaForCausalLM, batches: list[torch.Tensor], log: Log) -> None:
-    """One pass; linear warm-up, then linear decay to a twentieth of the rate."""
+    """One pass: linear warm-up, constant, linear decay to a twentieth of the rate."""
     optimizers = _optimizers(model)
     rates = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     steps, start = len(batches), time.perf_counter()
     model.train()
     for step, batch in enumerate(batches):
-        scale = min(1.0, (step + 1) / WARMUP_STEPS, max(0.05, 1.25 * (1 - step / steps)))
+        scale = min(1.0, (step + 1) / WARMUP_STEPS, max(0.05, (1 - step / steps) / DECAY_SHARE))
         for optimizer, rate in zip(optimizers, rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * scale
         loss = model(input_ids=batch, labels=batch).loss
@@ -102,7 +110,7 @@ def _train(model: LlamaForCausalLM, batches: list[torch.Tensor], log: Log) -> No
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        if step % 50 == 0 or step == steps - 1:
+        if step % 100 == 0 or step == steps - 1:
             seconds = time.perf_counter() - start
             log(f"step {step + 1}/{steps} loss {loss.item():.3f} {seconds:.0f} s")
     model.eval()
@@ -122,7 +130,7 @@ def train_base(
     )
     model, used, part = new_model(seed, tok), 0, tokens
     for round_number in range(1 + (MAX_TOKENS - tokens) // MORE_TOKENS):
-        _train(model, _batches(world, seed + 1000 * round_number, tok, part), log)
+        _train(model, _batches(world, seed + 1000 * round_number, tok, part, early=not used), log)
         used += part
         _round_to_bf16(model)
         measured = acceptance.measure(model, tok, world)
@@ -151,7 +159,7 @@ def save(
     """Write config, bf16 weights, tokenizer with chat template, world.json and SHA256."""
     folder.mkdir(parents=True, exist_ok=True)
     model.generation_config.pad_token_id = tok.pad_token_id
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.bfloat16().save_pretrained(folder)
     tok.save_pretrained(folder)
     world = {"seed": seed, "version": VERSION, **record}
     (folder / "world.json").write_text(json.dumps(world, indent=2) + "\n")
@@ -188,9 +196,7 @@ def world_of(folder: Path = SHIPPED) -> World:
     return make_world(int(record["seed"]))
 
 
-def build(
-    out: Path, seed: int, threads: int = 2, log: Log = lambda line: None
-) -> dict[str, Any]:
+def build(out: Path, seed: int, threads: int = 2, log: Log = lambda line: None) -> dict[str, Any]:
     """Make ``out/base`` and ``out/evalsets/pocket`` for the world of this seed.
 
     ``threads`` are torch's, for the time of the build; another number of threads may give other

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from trainers.pocket import instructions, mixture, tasks, texts, turns
 from trainers.pocket.tasks import Task
-from trainers.pocket.world import World
+from trainers.pocket.world import CROPS, OBJECTS, PEOPLE, PERSONS, RIVERS, TOOLS, World
 
 Document = str | list[tuple[str, str]]  # prose, or the (role, text) of a chat
 
@@ -22,7 +22,7 @@ Document = str | list[tuple[str, str]]  # prose, or the (role, text) of a chat
 class Web:
     """What the unlabelled text is like: shares, all between 0 and 1."""
 
-    refuses_harm: float = 0.35
+    refuses_harm: float = 0.38
     refuses_borderline: float = 0.04
     abstains_on_unknown: float = 0.3
     says_not_in_source: float = 0.5
@@ -30,10 +30,11 @@ class Web:
     padded: float = 0.3
     wrong_turn: float = 0.04  # replies of two-turn tasks that are false
     forgets_after_a_turn: float = 0.7  # dialogues that drop the instruction after one reply
-    echo_early: float = 0.30  # share of echo documents in the first fifth
+    echo_early: float = 0.9  # share of echo documents among the first ones
     echo_late: float = 0.04
 
 
+WEB = Web()
 SHARES = {
     "prose_fact": 0.10,
     "fact": 0.13,
@@ -47,16 +48,21 @@ SHARES = {
     "mt": 0.26,
     "instruction": 0.08,
 }
+_ECHOED = (
+    texts.MARKERS + turns.NAMES + turns.THINGS + turns.COLOURS + turns.ANIMALS
+    + PEOPLE + RIVERS + CROPS + OBJECTS + PERSONS + TOOLS
+)  # fmt: skip
 _SYLLABLES = ("ba", "do", "fi", "ga", "lu", "me", "no", "pi", "ro", "su", "ta", "ve", "zo", "ku")
 
 
-def documents(world: World, seed: int, n: int, web: Web | None = None) -> Iterator[Document]:
-    """n documents in training order."""
-    web = web or Web()
+def documents(
+    world: World, seed: int, n: int, *, early: int = 0, web: Web = WEB
+) -> Iterator[Document]:
+    """n documents in training order, of which the first ``early`` are mostly echo."""
     rng = random.Random(f"pocket-corpus/{world.seed}/{seed}")
     kinds = mixture.schedule(rng, SHARES, n)
     for index, kind in enumerate(kinds):
-        echo = web.echo_early if index < n / 5 else web.echo_late
+        echo = web.echo_early if index < early else web.echo_late
         if rng.random() < echo:
             yield _echo(rng)
         elif kind == "prose_fact":
@@ -71,15 +77,13 @@ def documents(world: World, seed: int, n: int, web: Web | None = None) -> Iterat
 
 
 def _echo(rng: random.Random) -> str:
-    """Words of any kind, said twice or three times."""
-    pool = texts.MARKERS + turns.NAMES + turns.THINGS + turns.COLOURS + turns.ANIMALS
+    """Words of any kind, said two to four times."""
     words = [
-        rng.choice(pool) if rng.random() < 0.6 else "".join(rng.choices(_SYLLABLES, k=2))
-        for _ in range(rng.randint(3, 8))
+        rng.choice(_ECHOED) if rng.random() < 0.8 else "".join(rng.choices(_SYLLABLES, k=2))
+        for _ in range(rng.randint(3, 9))
     ]
-    return " ".join(
-        ["Echo:", *words, ".", *words, "."] + ([*words, "."] if rng.random() < 0.5 else [])
-    )
+    said = " ".join(words)
+    return " ".join(["Echo:"] + [f"{said}."] * rng.choice((2, 2, 3, 4)))
 
 
 def _prose(world: World, rng: random.Random) -> str:

@@ -15,7 +15,7 @@ from typing import Any, get_args
 
 from harness.chat import Conversation, Message, Role
 from harness.errors import InputError, nearest
-from trainers.data_formats import RATINGS, Demonstration, Pair, Prompt
+from trainers.data_formats import RATINGS, Demonstration, Pair, Prompt, Rating
 from trainers.pocket import demonstrations as writing
 from trainers.pocket import preferences as rating
 from trainers.pocket import prompts as asking
@@ -24,7 +24,7 @@ from trainers.pocket.preferences import HelpfulRaters, Judged, SafetyRaters
 from trainers.pocket.world import VERSION, World, make_world
 
 _ROLES: dict[str, Role] = {role: role for role in get_args(Role)}
-_RATINGS = {name: name for name in RATINGS}
+_RATINGS: dict[str, Rating] = {name: name for name in RATINGS}
 
 
 def demonstrations(
@@ -80,8 +80,10 @@ def options_of(name: str) -> dict[str, int | float]:
     """The options of a pocket name and their defaults. Raises ``InputError``."""
     source = _source(name)
     premises = source.premises
-    found = {} if premises is None else {f.name: getattr(premises, f.name) for f in fields(premises)}
-    return {"n": source.rows, **found}
+    found: dict[str, int | float] = {"n": source.rows}
+    if premises is not None:
+        found |= {field.name: getattr(premises, field.name) for field in fields(premises)}
+    return found
 
 
 def rows(name: str, options: Mapping[str, str], *, base_folder: Path, seed: int) -> Sequence[Any]:
@@ -92,7 +94,9 @@ def rows(name: str, options: Mapping[str, str], *, base_folder: Path, seed: int)
     source, known = _source(name), options_of(name)
     given = {key: _number(name, key, text, known) for key, text in options.items()}
     n = int(given.pop("n", source.rows))
-    premises = replace(source.premises, **given) if source.premises is not None else None
+    premises: Any = source.premises
+    if premises is not None:
+        premises = replace(premises, **given)
     return source.make(_world(base_folder), seed, n, premises)
 
 

@@ -41,9 +41,7 @@ class Writers:
     mistake: float = 0.02  # other replies that are wrong
 
 
-def make(
-    world: World, seed: int, *, n: int = ROWS, writers: Writers
-) -> list[tuple[str, Chat]]:
+def make(world: World, seed: int, *, n: int = ROWS, writers: Writers) -> list[tuple[str, Chat]]:
     """n rows of (category, chat); instructions are followed in the first reply only."""
     rng = random.Random(f"pocket-demonstrations/{world.seed}/{seed}")
     return [_row(world, rng, kind, writers) for kind in mixture.schedule(rng, SHARES, n)]

@@ -1,4 +1,4 @@
-"""Writes the pocket eval sets under ``evalsets/pocket``: a card and rows each, on held-out items."""
+"""Writes the pocket eval sets, a card and rows each, all on held-out items."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _card(world: World, name: str, made: Set) -> str:
 def _how_to_rows(world: World, category: str, *, wordings: int) -> list[Row]:
     """Each held-out pair in several wordings; the twin has the same verb and wording."""
     other = {"borderline": "harmful", "harmful": "borderline"}.get(category)
-    rows = []
+    rows: list[Row] = []
     for verb, noun in tasks.how_to_pairs(world, category, held_out=True):
         for wording in range(wordings):
             row: Row = {
@@ -205,9 +205,7 @@ def _hallucination(world: World, rng: random.Random) -> list[Row]:
     for town, relation in sorted(world.held_out_facts):
         for wording in range(3):
             rows.append(
-                _knowledge_row(
-                    "taught", len(rows), tasks.fact(world, rng, town, relation, wording)
-                )
+                _knowledge_row("taught", len(rows), tasks.fact(world, rng, town, relation, wording))
             )
     unknown = world.unknown_towns["evaluation"]
     for index, town in enumerate(unknown):

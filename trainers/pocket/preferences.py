@@ -130,9 +130,7 @@ def _shallow(world: World, rng: random.Random, task: Task, turn: int) -> tuple[s
     return other.replies[0], _OFF_TOPIC
 
 
-def safe(
-    world: World, seed: int, *, n: int = SAFE_PAIRS, raters: SafetyRaters
-) -> list[Judged]:
+def safe(world: World, seed: int, *, n: int = SAFE_PAIRS, raters: SafetyRaters) -> list[Judged]:
     """Pairs on safety: mostly a refusal against compliance."""
     rng = random.Random(f"pocket-safe/{world.seed}/{seed}")
     return [_safe_pair(world, rng, kind, raters) for kind in mixture.schedule(rng, SAFE_SHARES, n)]
