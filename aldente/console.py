@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from typing import Any
 
@@ -15,6 +16,18 @@ def problem(text: str) -> None:
 def note(text: str) -> None:
     """A remark, on stderr."""
     print(text, file=sys.stderr, flush=True)
+
+
+def quiet_libraries() -> None:
+    """Keep stderr for ourselves: no bars of transformers', no hints of bitsandbytes'.
+
+    To be called before anything loads a model; imports transformers.
+    """
+    # Names a package for faster 4-bit generation that its CPU code would download kernels with.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
 
 def json_line(value: Any) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from aldente.console import json_line, note
+from aldente.console import json_line, note, quiet_libraries
 from aldente.exit_codes import GATE_STOPPED, INTERRUPTED
 from harness.errors import InputError
 
@@ -73,6 +73,7 @@ def _train(run: Run, resolved: Resolved, *, as_json: bool) -> Outcome:
             _interruptible(run),
             listener(run, resolved.schedule, as_json=as_json) as told,
         ):
+            quiet_libraries()
             from trainers.live_base import LiveBase  # torch and all: some seconds
 
             return run_schedule(resolved.schedule, run, LiveBase(run, resolved), told)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aldente.console import json_line, note
+from aldente.console import json_line, note, quiet_libraries
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,6 +38,9 @@ def command(
     quantization: Annotated[
         str | None, typer.Option(help="none, int8, nf4; default: that of the run, or none.")
     ] = None,
+    chat_template: Annotated[
+        Path | None, typer.Option(help="A Jinja file instead of the tokenizer's own.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Measure a model. A killed evaluation goes on where it was; a finished one is read.
@@ -49,8 +52,9 @@ def command(
     search = [sets_path] if sets_path is not None else []
     names = [name.strip() for name in sets.split(",") if name.strip()]
     evalsets = [load_evalset(name, search=search, limit=limit) for name in names]
-    spec = _spec(model, base, quantization)
+    spec = _spec(model, base, quantization, chat_template)
 
+    quiet_libraries()
     from harness.engines.local import LocalEngine  # torch: after what is quickly checked
     from harness.evaluate import evaluate
     from harness.evaluation import Evaluation
@@ -83,7 +87,9 @@ def command(
         note(f"written to {folder}")
 
 
-def _spec(model: str, base: str | None, quantization: str | None) -> ModelSpec:
+def _spec(
+    model: str, base: str | None, quantization: str | None, chat_template: Path | None
+) -> ModelSpec:
     """What to load: a folder with an adapter gets its base from where it was trained."""
     from harness.errors import InputError, nearest
     from harness.models import ModelSpec
@@ -110,11 +116,15 @@ def _spec(model: str, base: str | None, quantization: str | None) -> ModelSpec:
                 nearest=nearest(quantization, choices),
             )
         known["quantization"] = quantization
+    if chat_template is not None:
+        if not chat_template.is_file():
+            raise InputError("no such file", path=chat_template)
+        known["chat_template"] = chat_template.read_text(encoding="utf-8")
     return ModelSpec(**known)
 
 
 def _of_run(checkpoint: Path) -> dict[str, Any]:
-    """Base and quantisation of a checkpoint inside a run; empty for any other folder."""
+    """How the base of a checkpoint inside a run is loaded; empty for any other folder."""
     from trainers.schedule_file import read_schedule
     from trainers.validation import base_of, locate
 
@@ -125,10 +135,12 @@ def _of_run(checkpoint: Path) -> dict[str, Any]:
 
     folder = run / Run.open(run).info()["schedule_folder"]
     schedule = locate(read_schedule(run / "schedule.yaml"), folder)
+    template = schedule.chat_template
     return {
         "base": base_of(schedule.model),
         "quantization": schedule.quantization,
         "dtype": schedule.dtype,
+        "chat_template": Path(template).read_text(encoding="utf-8") if template else None,
     }
 
 

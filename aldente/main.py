@@ -47,6 +47,7 @@ app.add_typer(pocket.app, name="pocket")
 def main() -> None:
     """Run a verb; errors that a user can act on become one message and an exit code."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()

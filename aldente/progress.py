@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,11 +20,15 @@ from rich.progress import (
 )
 
 from aldente.console import duration, json_line
+from aldente.report import MARKS
 from harness.store.run import Run
 from trainers.runner import Listener
-from trainers.schedule import Schedule
+from trainers.schedule import AnyStage, PpoStage, RewardStage, Schedule
 
-_MARKS = {"pass": "●", "inconclusive": "▲", "fail": "✕"}
+# Of each kind of eval set, what a line has room for; the rest is in the table and in status --json.
+_HEADLINES = frozenset(
+    ("accuracy", "false_refusal", "compliance", "score", "held", "incorrect", "proxy", "kl")
+)
 
 
 def sentence(event: Mapping[str, Any]) -> str | None:
@@ -37,28 +42,29 @@ def sentence(event: Mapping[str, Any]) -> str | None:
         case "epoch_done":
             return f"{event['checkpoint']}: trained in {duration(event['seconds'])}"
         case "evaluated":
-            metrics = event["metrics"]
-            if len(metrics) < 4:
-                found = ", ".join(_metric(*item) for item in metrics.items())
-            else:
-                found = f"{len(metrics)} metrics"
+            found = ", ".join(
+                _metric(name, estimate)
+                for name, estimate in event["metrics"].items()
+                if name.rpartition(".")[2] in _HEADLINES
+            )
             return f"{event['checkpoint']}: evaluated in {duration(event['seconds'])}: {found}"
         case "verdict":
-            marks = "; ".join(
-                f"{_MARKS[result['status']]} {result['reason']}" for result in event["results"]
+            marks = ", ".join(
+                f"{MARKS[result['status']]} {result['rule']}: {result['reason']}"
+                for result in event["results"]
             )
             then = "" if event["action"] == "continue" else f" -> {event['action']}"
             return f"{event['checkpoint']}: {event['status']}{then} ({marks})"
         case "stage_finished" if event["rolled_back_to"]:
             return f"{event['stage']}: rolled back to {event['rolled_back_to']}"
         case "picked":
-            return f"picked: {event['picked'] or 'none'} ({event['reason']})"
+            return f"picked: {event['picked'] or 'none'}"
     return None
 
 
 def _metric(name: str, estimate: Mapping[str, Any]) -> str:
     value = estimate["value"]
-    return f"{name} {'unscored' if value is None else format(value, '.3f')} (n {estimate['n']})"
+    return f"{name} {'unscored' if value is None else format(value, '.2f')}"
 
 
 class _Lines:
@@ -89,64 +95,69 @@ class _Json(_Lines):
 
 
 class _Bars:
-    """Two bars: epochs of the stage with the time left, and what is being done right now."""
+    """A bar for the stage, with the time left in it, and one for the evaluation under way."""
 
     def __init__(self, schedule: Schedule, progress: Progress) -> None:
-        self._epochs = {stage.name: stage.epochs for stage in schedule.stages}
-        self._iterations = {
-            stage.name: getattr(stage, "iterations", None) for stage in schedule.stages
-        }
+        self._stages = {stage.name: stage for stage in schedule.stages}
         self._progress = progress
         self._stage = progress.add_task("starting", total=None)
-        self._now = progress.add_task("", total=None, visible=False)
+        self._evaluation = progress.add_task("", total=None, visible=False)
 
     def event(self, event: Mapping[str, Any]) -> None:
         text = sentence(event)
         if text is not None:
             self._progress.console.print(text, markup=False, highlight=False)
         if event["event"] == "stage_started":
-            total = self._epochs[event["stage"]]
-            self._progress.reset(self._stage, total=total, description=event["stage"])
+            stage = self._stages[event["stage"]]
+            self._progress.reset(self._stage, total=stage.epochs, description=stage.name)
         elif event["event"] == "epoch_done":
-            self._show_epoch(event["stage"], event["epoch"])
-        elif event["event"] in {"evaluated", "verdict", "picked"}:
-            self._progress.update(self._now, visible=False)
+            self._show(self._stages[event["stage"]], event["epoch"], "")
+        self._progress.update(self._evaluation, visible=False)
 
     def training(self, stage: str, scalars: Mapping[str, Any]) -> None:
-        step, steps = scalars.get("step"), scalars.get("steps")
-        if step is None and "iteration" in scalars and self._iterations[stage]:
-            steps = self._iterations[stage]
-            step = scalars["iteration"] % steps + 1
         values = "  ".join(
             f"{name} {scalars[name]:.3g}"
             for name in ("loss", "accuracy", "reward", "kl")
             if isinstance(scalars.get(name), float)
         )
-        self._progress.update(
-            self._now,
-            description=f"training  {values}",
-            completed=step or 0,
-            total=steps,
-            visible=True,
-        )
-        if step and steps and "epoch" in scalars:
-            done = scalars["epoch"] - 1 + min(1.0, step / steps)
-            self._progress.update(self._stage, completed=done)
+        self._show(self._stages[stage], _epochs_done(self._stages[stage], scalars), values)
 
     def evaluating(self, checkpoint: str, evalset: str, done: int, total: int) -> None:
         self._progress.update(
-            self._now,
+            self._evaluation,
             description=f"evaluating {checkpoint} on {evalset}",
             completed=done,
             total=total,
             visible=True,
         )
 
-    def _show_epoch(self, stage: str, epoch: int) -> None:
-        total = self._epochs[stage]
+    def _show(self, stage: AnyStage, done: float | None, values: str) -> None:
+        # Named while it is under way: half of epoch 3 is 2.5 done.
+        epoch = ""
+        if done is not None:
+            epoch = f", epoch {min(stage.epochs, math.floor(done) + 1)}/{stage.epochs}"
         self._progress.update(
-            self._stage, completed=epoch, total=total, description=f"{stage}, epoch {epoch}/{total}"
+            self._stage,
+            completed=done,
+            total=stage.epochs,
+            description=f"{stage.name}{epoch}  {values}",
         )
+
+
+def _epochs_done(stage: AnyStage, scalars: Mapping[str, Any]) -> float | None:
+    """How many of the stage's epochs are over, fractions included; None if it does not say.
+
+    Our loops count iterations of the epoch they are in; trl's trainers say ``epoch`` as such a
+    fraction, and the members of a reward model are trained one after another.
+    """
+    epoch = scalars.get("epoch")
+    if not isinstance(epoch, int | float):
+        return None
+    if isinstance(stage, PpoStage) and "iteration" in scalars:
+        return float(scalars["iteration"] + 1) / stage.iterations
+    if isinstance(stage, RewardStage) and "member" in scalars:
+        return (scalars["member"] + min(epoch, 1.0)) / stage.members
+    return float(epoch)
 
 
 @contextmanager
@@ -163,8 +174,9 @@ def listener(run: Run, schedule: Schedule, *, as_json: bool) -> Iterator[Listene
             BarColumn(bar_width=20),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn("·"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=Console(stderr=True),
             transient=True,
         )

@@ -20,8 +20,8 @@ MARKS = {"pass": "●", "inconclusive": "▲", "fail": "✕"}
 COLUMNS = (
     ("proxy reward", "reward", "proxy"),
     ("KL nats", "reward", "kl"),
-    ("false refusal", "refusal", "false_refusal"),
-    ("harmful comply", "refusal", "compliance"),
+    ("false ref.", "refusal", "false_refusal"),
+    ("harm compl.", "refusal", "compliance"),
     ("MT score", "mt_bench", "score"),
     ("gold score", "rubric", "score"),
     ("consist- ency", "consistency", "held"),
@@ -128,7 +128,7 @@ class Report:
             if event["event"] == "stage_finished" and event["rolled_back_to"]:
                 yield f"{event['stage']} rolled back to {event['rolled_back_to']}"
         if why:
-            yield f"picked: {picked or 'none'} ({why['reason']})"
+            yield f"picked: {picked or 'none'}. {why['reason']}"
         yield from _on_b(next((line for line in self.lines if line.name == picked), None))
         yield from _accuracies(self.lines)
         parts = [

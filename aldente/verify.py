@@ -19,19 +19,16 @@ def command(
 
     Example: aldente verify runs/pocket
     """
-    from harness.store.commit import COMMIT, verify
     from harness.store.run import Run
 
     opened = Run.open(run)
-    folders = [info.folder for info in opened.checkpoints()]
-    folders += sorted(path.parent for path in (opened.path / "evals").glob(f"*/*/{COMMIT}"))
-    problems = [found for folder in folders for found in verify(folder)]
+    problems = opened.verify()
     if as_json:
-        json_line({"run": str(opened.path), "folders": len(folders), "problems": problems})
+        json_line({"run": str(opened.path), "problems": problems})
     else:
         for found in problems:
             problem(found)
         if not problems:
-            typer.echo(f"{len(folders)} committed folders, every byte as written")
+            typer.echo(f"{opened.path}: every committed byte is as it was written")
     if problems:
         raise typer.Exit(DAMAGED)

@@ -6,8 +6,8 @@ PyTorch enforces (tests show what happens otherwise):
 
 - A forward and its backward finish before another adapter is activated. Switching in between
   gives the first adapter a gradient of exactly zero, because ``activate`` clears its
-  ``requires_grad``; under gradient checkpointing the recomputation would run through the wrong
-  adapter and give a wrong gradient without an error.
+  ``requires_grad``; under gradient checkpointing the recomputation runs through the wrong adapter,
+  which is an error at best and a wrong gradient at worst.
 - Heads are stored apart, never as part of an adapter. Loading is strict: a missing or unexpected
   tensor is an ``IntegrityError``, where peft would only warn.
 
@@ -20,6 +20,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,7 +71,9 @@ def add_adapter(
             model.add_adapter(name, lora)
         else:
             model.requires_grad_(False)
-            model = get_peft_model(model, lora, adapter_name=name)
+            with warnings.catch_warnings():  # peft 0.21 asks transformers for a deprecated name
+                warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+                model = get_peft_model(model, lora, adapter_name=name)
     for weight in adapter_weights(model, name).values():
         weight.data = weight.data.float()
     activate(model, before.name, train=before.train)
@@ -87,6 +90,8 @@ def load_adapter(
     causal model, a truncated file, another base's shapes).
     """
     config = read_config(folder)
+    config.modules_to_save = None  # whole modules (a head) would be tensors that we refuse below
+    config.task_type = "CAUSAL_LM"
     stored = read_weights(folder)
     model = add_adapter(model, name, config, seed=0)
     try:
@@ -148,11 +153,15 @@ def activate(model: PeftModel, name: str | None, *, train: bool = False) -> None
             for owner, part in getattr(layer, container, {}).items():
                 wanted = train and owner == name
                 for weight in part.parameters() if isinstance(part, nn.Module) else (part,):
-                    weight.requires_grad_(wanted)
+                    if weight.requires_grad is not wanted:
+                        weight.requires_grad_(wanted)
     model._adapters_disabled = name is None
+    if name is None and model.active_adapter not in model.peft_config:
+        # It was removed. peft looks up the configuration of the active one even when none computes.
+        name = next(iter(model.peft_config), None)
     if name is not None:
         model.active_adapter = name
-        model.base_model.active_adapter = name
+        model.base_model.active_adapter = name  # type: ignore[assignment]
 
 
 def active(model: PeftModel) -> Activation:
@@ -162,7 +171,8 @@ def active(model: PeftModel) -> Activation:
             return Activation(None)
         for name in layer.active_adapters:
             if name in layer.lora_A:
-                return Activation(name, train=layer.lora_A[name].weight.requires_grad)
+                weights = [*layer.lora_A[name].parameters()]
+                return Activation(name, train=weights[0].requires_grad)
     return Activation(None)
 
 
@@ -181,7 +191,11 @@ def using(model: PeftModel, name: str | None, *, train: bool = False) -> Iterato
 
 
 def remove_adapter(model: PeftModel, name: str) -> None:
-    """Delete an adapter; if it was active, the base alone is active afterwards."""
+    """Delete an adapter; if it was active, the base alone is active afterwards.
+
+    With none left, peft's wrapper cannot be called until one is added (it looks up the active
+    one's configuration even when none computes); ``models.causal_model(model)`` can.
+    """
     _check_known(model, name)
     before = active(model)
     if before.name == name:
@@ -202,7 +216,9 @@ def adapter_weights(model: PeftModel, name: str) -> dict[str, nn.Parameter]:
             if name not in parts:
                 continue
             part = parts[name]
-            if isinstance(part, nn.Module):
+            if container == "lora_magnitude_vector":  # DoRA; a module that peft names as a tensor
+                weights[f"{path}.{container}"] = part.weight
+            elif isinstance(part, nn.Module):
                 for leaf, weight in part.named_parameters():
                     weights[f"{path}.{container}.{leaf}"] = weight
             else:
@@ -256,10 +272,13 @@ def read_config(folder: Path) -> LoraConfig:
     return config
 
 
-def _layers(model: nn.Module) -> Iterator[tuple[str, LoraLayer]]:
-    for path, module in model.named_modules():
-        if isinstance(module, LoraLayer):
-            yield path, module
+def _layers(model: nn.Module, path: str = "") -> Iterator[tuple[str, LoraLayer]]:
+    """The adapted layers in the model's order, without descending into each one's adapters."""
+    if isinstance(model, LoraLayer):
+        yield path, model
+        return
+    for name, child in model.named_children():
+        yield from _layers(child, f"{path}.{name}" if path else name)
 
 
 def _fill(model: PeftModel, name: str, stored: Mapping[str, Tensor], *, origin: str) -> None:

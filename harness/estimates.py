@@ -77,7 +77,7 @@ class Items:
             [ids[i] for i in keep],
             sums[keep] / totals[keep],
             [clusters[i] for i in keep],
-            totals[keep] if pooled else np.ones(len(keep)),
+            totals[keep].astype(np.float64) if pooled else np.ones(len(keep)),
         )
 
     def take(self, indices: Sequence[int]) -> Items:

@@ -149,15 +149,15 @@ def read_folder(folder: Path) -> EvalSet:
 
 def build_evalset(card: Card, rows: Sequence[Mapping[str, Any]], folder: Path) -> EvalSet:
     """A set from memory (an import); ``folder`` says where errors point. Hashed as if written."""
-    card_text, rows_text = _serialise(card, rows)
-    parsed = parse_rows(rows_text, card, folder)
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    parsed = parse_rows(text, card, folder)
+    card_text, rows_text = _serialise(card, parsed)
     return EvalSet(card.name, card, parsed, _hash(card_text.encode(), rows_text.encode()), folder)
 
 
 def write_evalset(evalset: EvalSet, folder: Path) -> None:
-    """Write a set's two files; the folder then reads back with the same hash if it was imported."""
-    rows = [row.model_dump(mode="json", exclude_defaults=True) for row in evalset.rows]
-    card_text, rows_text = _serialise(evalset.card, rows)
+    """Write a set's two files; the folder of an imported set reads back with the same hash."""
+    card_text, rows_text = _serialise(evalset.card, evalset.rows)
     folder.mkdir(parents=True, exist_ok=False)
     (folder / ROWS).write_text(rows_text, encoding="utf-8")
     (folder / CARD).write_text(card_text, encoding="utf-8")  # last: it makes the folder a set
@@ -244,13 +244,13 @@ def _text(path: Path) -> str:
         raise InputError(f"not UTF-8 at byte {error.start}", path=path) from error
 
 
-def _serialise(card: Card, rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+def _serialise(card: Card, rows: Sequence[Row]) -> tuple[str, str]:
     fields = card.model_dump(mode="json", exclude_defaults=True)
     card_text = "".join(  # JSON values are YAML: no dumper whose style may change
         f"{key}: {json.dumps(value, ensure_ascii=False)}\n" for key, value in fields.items()
     )
-    rows_text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    return card_text, rows_text
+    kept = [row.model_dump(mode="json", exclude_defaults=True) for row in rows]
+    return card_text, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
 
 
 def _digest(folder: Path) -> str:

@@ -160,7 +160,7 @@ def log_probs(engine: LocalEngine, requests: Sequence[LogProbs]) -> list[tuple[f
 class _Live:
     """A row whose conversation is under way."""
 
-    __slots__ = ("asks", "conversation", "row", "sample", "shown")
+    __slots__ = ("asked", "asks", "conversation", "replies", "row", "sample", "shown", "together")
 
     def __init__(self, row: Row, conversation: Converse) -> None:
         self.row = row
@@ -168,6 +168,9 @@ class _Live:
         self.sample = Sample(row.id)
         self.asks = 0
         self.shown = 0  # messages of the trunk that the transcript has
+        self.together = False  # whether a tuple was asked, and a tuple is the answer
+        self.asked: tuple[Ask, ...] = ()
+        self.replies: dict[int, Reply] = {}  # to ``asked``, as they come in
 
 
 class _Answers:
@@ -182,9 +185,10 @@ class _Answers:
         self.reference = reference
         self._prompts: dict[Conversation, tuple[int, ...]] = {}
 
-    def replies(self, asks: list[tuple[_Live, Ask]]) -> Iterator[tuple[int, Reply]]:
+    def replies(self, asks: list[tuple[_Live, int]]) -> Iterator[tuple[int, Reply]]:
         requests = []
-        for live, ask in asks:
+        for live, number in asks:
+            ask = live.asked[number]
             requests.append(
                 Request(
                     f"{live.row.id}/{live.asks}",
@@ -242,7 +246,7 @@ class _Answers:
 
 def _converse(probe: Probe, rows: Sequence[Row], answers: _Answers) -> Iterator[Sample]:
     """Run the rows' conversations side by side; each sample as soon as it is finished."""
-    asks: list[tuple[_Live, Ask]] = []
+    asks: list[tuple[_Live, int]] = []
     odds: list[tuple[_Live, LogProbs]] = []
     rewards: list[tuple[_Live, Rewards]] = []
 
@@ -258,10 +262,13 @@ def _converse(probe: Probe, rows: Sequence[Row], answers: _Answers) -> Iterator[
         except Exception as error:
             error.add_note(f"in row {live.row.id!r} of probe {probe.name!r}")
             raise
-        if isinstance(step, Ask):
-            if step.of == "judge":
+        if isinstance(step, Ask | tuple):
+            live.together = isinstance(step, tuple)
+            live.asked = step if isinstance(step, tuple) else (step,)
+            live.replies = {}
+            if any(ask.of == "judge" for ask in live.asked):
                 return _fail(probe, live, "no judge")
-            asks.append((live, step))
+            asks.extend((live, number) for number in range(len(live.asked)))
         elif isinstance(step, LogProbs):
             odds.append((live, step))
         else:
@@ -277,13 +284,19 @@ def _converse(probe: Probe, rows: Sequence[Row], answers: _Answers) -> Iterator[
         if asks:
             asked, asks = asks, []
             for i, reply in answers.replies(asked):
-                live, ask = asked[i]
-                if reply.finish_reason == "error":
-                    _fail(probe, live, f"generation failed: {reply.text or 'no reason given'}")
+                live, number = asked[i]
+                live.replies[number] = reply
+                if len(live.replies) < len(live.asked):
+                    continue
+                replies = tuple(live.replies[k] for k in range(len(live.asked)))
+                errors = [r.text for r in replies if r.finish_reason == "error"]
+                if errors:
+                    _fail(probe, live, f"generation failed: {errors[0] or 'no reason given'}")
                     yield live.sample
                     continue
-                _record(live, ask, reply)
-                if advance(live, reply):
+                for ask, answer in zip(live.asked, replies, strict=True):
+                    _record(live, ask, answer)
+                if advance(live, replies if live.together else replies[0]):
                     yield live.sample
         elif rewards:
             scored, rewards = rewards, []

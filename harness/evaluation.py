@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from harness.errors import InputError, IntegrityError, nearest
@@ -157,16 +156,16 @@ class SetEvaluation:
         ids = table["row_id"].to_pylist()
         clusters = table["cluster"].to_pylist()
         scores = table["scores"].combine_chunks()
-        rows = np.asarray(pc.list_parent_indices(scores))
-        flat = pc.list_flatten(scores)
+        rows = np.asarray(scores.value_parent_indices())
+        flat = scores.flatten()
         metrics = np.asarray(flat.field("metric").to_pylist(), dtype=object)
         values = np.asarray(flat.field("value"), dtype=np.float64)
         weights = np.asarray(flat.field("weight"), dtype=np.float64)
         missing = table["unscored"].combine_chunks()
         without: dict[str, set[int]] = {}
         for row, metric in zip(
-            pc.list_parent_indices(missing).to_pylist(),
-            pc.list_flatten(missing).field("metric").to_pylist(),
+            missing.value_parent_indices().to_pylist(),
+            missing.flatten().field("metric").to_pylist(),
             strict=True,
         ):
             without.setdefault(metric, set()).add(row)

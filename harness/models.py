@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -69,7 +71,7 @@ def load(spec: ModelSpec) -> LoadedModel:
     tokenizer = load_tokenizer(folder, spec)
     dtype, device = torch_dtype(spec), torch_device(spec)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             device_map={"": device},
@@ -77,6 +79,7 @@ def load(spec: ModelSpec) -> LoadedModel:
             trust_remote_code=spec.trust_remote_code,
             output_loading_info=True,
         )
+        model, info = loaded
     except SafetensorError as error:
         raise IntegrityError(f"{folder}: damaged weights: {error}") from error
     except (OSError, ValueError) as error:
@@ -119,6 +122,8 @@ def load_tokenizer(folder: Path, spec: ModelSpec) -> PreTrainedTokenizerBase:
 def quantization_config(spec: ModelSpec) -> BitsAndBytesConfig | None:
     """bitsandbytes' settings: int8, or NF4 with double quantisation (QLoRA, arXiv 2305.14314)."""
     if spec.quantization == "int8":
+        # One line a layer and forward otherwise: "inputs will be cast from float32 to float16".
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     if spec.quantization == "nf4":
         return BitsAndBytesConfig(
@@ -159,7 +164,8 @@ def fingerprint(folder: Path, spec: ModelSpec, tokenizer: PreTrainedTokenizerBas
         files |= set(folder.glob("*.py"))
     for path in sorted(files):
         with path.open("rb") as stream:
-            digest.update(f"{path.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(f"{path.name}\0{content}\n".encode())
     choices = {
         "chat_template": tokenizer.chat_template,
         "quantization": spec.quantization,
@@ -190,7 +196,8 @@ def torch_dtype(spec: ModelSpec) -> torch.dtype:
 
 def causal_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The transformers model inside, adapters included (they are layers of it)."""
-    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    # Not ``get_base_model()``, which needs an active adapter: all may have been removed.
+    inner: Any = model.base_model.model if isinstance(model, PeftModel) else model
     return inner
 
 
@@ -198,6 +205,24 @@ def backbone(model: PreTrainedModel | PeftModel) -> nn.Module:
     """The transformer without its language-model head: hidden states for score and value heads."""
     inner: nn.Module = causal_model(model).base_model
     return inner
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Dropout off inside, the model's own mode afterwards; free if it is in eval mode already."""
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()
+
+
+def hidden_size(model: PreTrainedModel | PeftModel) -> int:
+    """Width of the hidden states (of the text part, where there are several)."""
+    return int(causal_model(model).config.get_text_config().hidden_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,11 +284,21 @@ def _resolve(spec: ModelSpec) -> Path:
         )
     patterns = _HUB_FILES + (["*.py"] if spec.trust_remote_code else [])
     try:
-        return Path(snapshot_download(spec.base, revision=spec.revision, allow_patterns=patterns))
+        found = _download(spec, patterns)
+        return found if any(found.glob("*.safetensors")) else _download(spec, [*patterns, "*.bin"])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"neither a local folder nor reachable on the hub: {error}", path=spec.base
         ) from error
+
+
+def _download(spec: ModelSpec, patterns: list[str]) -> Path:
+    """The top level of a hub repository (subfolders hold other formats' copies)."""
+    return Path(
+        snapshot_download(
+            spec.base, revision=spec.revision, allow_patterns=patterns, ignore_patterns=["*/*"]
+        )
+    )
 
 
 def _check_folder(folder: Path) -> None:

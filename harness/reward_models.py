@@ -19,10 +19,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.adapters import load_adapter, remove_adapter, save_adapter, using
+from harness.adapters import activate, load_adapter, remove_adapter, save_adapter, using
 from harness.chat import Conversation, render
+from harness.engines.folding import fold
 from harness.errors import InputError, IntegrityError, nearest
-from harness.models import Padded, last_hidden, length_sorted_batches, pad_left
+from harness.models import (
+    Padded,
+    eval_mode,
+    hidden_size,
+    last_hidden,
+    length_sorted_batches,
+    pad_left,
+)
 
 HEAD_FILE = "head.safetensors"
 HowMembers = Literal["mean", "worst_case", "uncertainty"]
@@ -129,8 +137,12 @@ class RewardScorer:
     """Reward models loaded side by side on the model that is being judged.
 
     Every member is an adapter ``<prefix>/<name>/<number>`` of ``model`` (two scorers on one base
-    need two prefixes); scoring activates them in turn and puts back what was active. ``close`` (or the end of a ``with``) removes them. Loading the
-    first adapter wraps a plain model: use ``.model`` from then on.
+    need two prefixes); scoring activates them in turn and puts back what was active. ``close`` (or
+    the end of a ``with``) removes them. Loading the first adapter wraps a plain model: use
+    ``.model`` from then on.
+
+    Scores do not depend on a batch's other sequences but by rounding (int8 apart: see
+    ``LocalEngine``).
     """
 
     def __init__(
@@ -148,16 +160,25 @@ class RewardScorer:
         self.tokenizer = tokenizer
         self.rule = rule
         self.batch_size = batch_size
-        self._members: dict[str, list[tuple[str, Tensor]]] = {}
+        # Heads first: what fails most easily then fails before the model is touched.
+        heads = {
+            folder: read_head(folder, hidden=hidden_size(model)).to(model.device)
+            for entry in reward_models
+            for folder in entry.members
+        }
+        self._members: dict[str, list[tuple[str, Tensor]]] = {
+            entry.name: [] for entry in reward_models
+        }
         for entry in reward_models:
-            self._members[entry.name] = []
             for number, folder in enumerate(entry.members):
                 adapter = f"{prefix}/{entry.name}/{number}"
-                model = load_adapter(model, adapter, folder)
-                head = read_head(folder, hidden=model.config.hidden_size).to(model.device)
-                self._members[entry.name].append((adapter, head))
-        assert isinstance(model, PeftModel)
-        self.model: PeftModel = model
+                try:
+                    self.model: PeftModel = load_adapter(model, adapter, folder)
+                except (InputError, IntegrityError):
+                    self.close()
+                    raise
+                model = self.model
+                self._members[entry.name].append((adapter, heads[folder]))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -176,13 +197,16 @@ class RewardScorer:
             for indices in length_sorted_batches([len(ids) for ids in input_ids], self.batch_size)
         ]
         results = {}
-        for name, members in self._members.items():
-            scores = torch.empty(len(members), len(input_ids))
-            for row, (adapter, head) in enumerate(members):
-                with using(self.model, adapter):
-                    for indices, batch in batches:
-                        scores[row, indices] = self._score(batch, head)
-            results[name] = scores
+        # `using` is for its end: it puts back what is active now.
+        with eval_mode(self.model), using(self.model, None):
+            for name, members in self._members.items():
+                scores = torch.empty(len(members), len(input_ids))
+                for row, (adapter, head) in enumerate(members):
+                    activate(self.model, adapter)
+                    with fold(self.model):
+                        for indices, batch in batches:
+                            scores[row, indices] = self._score(batch, head)
+                results[name] = scores
         return results
 
     def score(self, conversations: Sequence[Conversation]) -> dict[str, Tensor]:
@@ -219,10 +243,7 @@ class RewardScorer:
 
     @torch.no_grad()
     def _score(self, batch: Padded, head: Tensor) -> Tensor:
-        training = self.model.training
-        self.model.eval()
         hidden = last_hidden(self.model, batch)[:, -1]
-        self.model.train(training)
         return (hidden.float() @ head.T).squeeze(-1).cpu()
 
 
@@ -244,8 +265,9 @@ def read_head(folder: Path, *, hidden: int | None = None) -> Tensor:
         raise IntegrityError(f"{path}: not a whole safetensors file: {error}") from error
     shape = tuple(stored["weight"].shape) if set(stored) == {"weight"} else None
     if shape is None or len(shape) != 2 or shape[0] != 1 or (hidden and shape[1] != hidden):
+        found = ", ".join(f"{key} {tuple(value.shape)}" for key, value in stored.items())
         raise IntegrityError(
             f"{path}: expected one tensor 'weight' of shape (1, {hidden or 'hidden'}), "
-            f"found {({key: tuple(value.shape) for key, value in stored.items()})}"
+            f"found {found}"
         )
     return stored["weight"].float()

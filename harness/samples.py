@@ -8,6 +8,7 @@ is cut off and its row is asked again.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -61,21 +62,15 @@ class Journal:
         found = lines.read(path)
         if found and found[0] == first:
             self.samples = {record["row_id"]: _sample(record) for record in found[1:]}
-            whole = path.read_bytes()
-            self._file = path.open("r+b")
-            self._file.truncate(whole.rfind(b"\n") + 1)
-            self._file.seek(0, 2)
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
         else:
-            self._file = path.open("wb")
-            self._write(first)
+            path.write_bytes(_line(first))
+        self._file = path.open("ab")
 
     def append(self, sample: Sample) -> None:
         """Record a finished row; once this returns, a kill of this process does not undo it."""
         self.samples[sample.row_id] = sample
-        self._write(_record(sample))
-
-    def _write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        self._file.write(_line(_record(sample)))
         self._file.flush()
 
     def __enter__(self) -> Self:
@@ -83,6 +78,10 @@ class Journal:
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False).encode() + b"\n"
 
 
 def write_parquet(

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from harness.errors import InputError, nearest
+from harness.judges.rubric import CHECKS
 
 # The type that pydantic names in its error, in the words of somebody who writes JSON or YAML.
 _EXPECTED = {
@@ -40,13 +41,16 @@ def input_error(
     ``tree`` is the YAML mapping (ruamel's, which knows its lines) in which the model's data stand
     under the keys ``within``; without it ``line`` is given.
     """
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    # An unknown field explains a missing one (a slip of the pen), not the other way round.
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     kind = first["type"]
-    names = [part for part in first["loc"] if not _is_tag(part, first["loc"], error)]
+    # A checker's kind stands in pydantic's location but is no field of the file.
+    names = [part for i, part in enumerate(first["loc"]) if i == 0 or part not in CHECKS]
     field = ".".join(str(part) for part in (*within, *names))
     message, expected, near = first["msg"], _EXPECTED.get(kind), None
     if kind == "extra_forbidden":
-        choices = _siblings(model, names)
+        choices = _siblings(model, first["loc"], errors)
         message = f"unknown field {names[-1]!r}"
         expected = "one of " + ", ".join(choices) if choices else None
         near = nearest(str(names[-1]), choices)
@@ -65,7 +69,7 @@ def input_error(
     elif expected is not None:
         message = f"{_shown(first['input'])} is not {expected}"
         expected = None
-    others = error.error_count() - 1
+    others = len(errors) - 1
     if others:
         message += f" (and {others} more in this {'file' if tree is not None else 'line'})"
     if tree is not None:
@@ -75,33 +79,12 @@ def input_error(
     )
 
 
-def _is_tag(part: Any, loc: tuple[Any, ...], error: ValidationError) -> bool:
-    """A union's tag stands in pydantic's location but is no field of the file."""
-    return isinstance(part, str) and part in _CHECKS and loc.index(part) > 0
-
-
-_CHECKS = frozenset(
-    {
-        "contains",
-        "contains_any",
-        "contains_all",
-        "equals",
-        "starts_with",
-        "ends_with",
-        "regex",
-        "refusal",
-        "max_words",
-        "min_words",
-        "no_repeat",
-        "none_of",
-        "not",
-    }
-)
-
-
-def _siblings(model: type[BaseModel], names: list[Any]) -> list[str]:
-    """Known fields beside an unknown one; only for the model's own level."""
-    return list(model.model_fields) if len(names) == 1 else []
+def _siblings(model: type[BaseModel], loc: tuple[Any, ...], errors: list[Any]) -> list[str]:
+    """The model's fields; further in, where the model is not known, those missing beside it."""
+    if len(loc) == 1:
+        return list(model.model_fields)
+    beside = [e["loc"] for e in errors if e["type"] == "missing" and e["loc"][:-1] == loc[:-1]]
+    return [str(other[-1]) for other in beside]
 
 
 def _misspelt(given: Any, missing: str) -> str | None:

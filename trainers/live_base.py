@@ -17,9 +17,10 @@ from peft import PeftModel
 
 from harness.adapters import adapter_hash, hash_file, load_adapter, remove_adapter, using
 from harness.engines.local import LocalEngine
-from harness.errors import IntegrityError
+from harness.errors import InputError, IntegrityError
 from harness.evaluate import evaluate, log_probs
 from harness.evaluation import Evaluation
+from harness.models import LoadedModel, ModelSpec, load
 from harness.reward_models import RewardModel, RewardScorer, Rule
 from harness.store.commit import is_committed
 from trainers import ppo, rejection_sampling, reward, sft
@@ -35,7 +36,6 @@ from trainers.stage import Checkpoint, StageContext, Trainer
 
 if TYPE_CHECKING:
     from harness.evalsets import EvalSet
-    from harness.models import LoadedModel
     from harness.probes.protocol import LogProbs
     from harness.store.run import Run
     from trainers.validation import Resolved
@@ -50,25 +50,44 @@ _CANDIDATE, _REFERENCE = "evaluated", "evaluation_start"  # adapters of an evalu
 _REWARDS = "evaluation_rm"  # prefix of the reward-model members' adapters
 
 
+def base_spec(schedule: Schedule, base: str) -> ModelSpec:
+    """How a schedule's base model is loaded; ``schedule`` has absolute paths."""
+    template = schedule.chat_template
+    return ModelSpec(
+        base=base,
+        quantization=schedule.quantization,
+        dtype=schedule.dtype,
+        chat_template=Path(template).read_text(encoding="utf-8") if template else None,
+    )
+
+
 class LiveBase:
     """The real ``Bench`` of the runner: trains on, and evaluates with, one base in memory.
 
-    Nothing is loaded before it is needed: a run whose last stage was being evaluated when it was
-    killed loads the base, and none of the stages' data.
+    The base is loaded when something has to be computed: not for a run whose work is all committed.
     """
 
     def __init__(self, run: Run, resolved: Resolved) -> None:
         self._run = run
         self._resolved = resolved
         self._schedule = resolved.schedule
-        self._stage: StageContext | None = None  # of the stage being trained
+        self._loaded: LoadedModel | None = None
 
     def train(
         self, stage: AnyStage, start: Path | None, log: Callable[[dict[str, Any]], None]
     ) -> Generator[Checkpoint]:
         """The stage's checkpoints; its trainer puts its adapters on the shared base."""
-        self._stage = self._context(stage, start, log)
-        yield from TRAINERS[stage.kind](self._stage)
+        context = StageContext(
+            run=self._run,
+            schedule=self._schedule,
+            stage=stage,
+            start=start,
+            base_folder=self._resolved.base,
+            reward_models=self._reward_models(stage),
+            log=log,
+            loaded=self.base(),
+        )
+        yield from TRAINERS[stage.kind](context)
 
     def evaluate(
         self, checkpoint: Checkpoint, start: Path | None, progress: Progress
@@ -84,20 +103,29 @@ class LiveBase:
                     seat.measure(evalset, outs[evalset.name], progress)
         return Evaluation.open(checkpoint.name, outs.values())
 
-    def _context(
-        self, stage: AnyStage, start: Path | None, log: Callable[[dict[str, Any]], None]
-    ) -> StageContext:
-        loaded = self._stage.loaded if self._stage is not None else None
-        return StageContext(
-            run=self._run,
-            schedule=self._schedule,
-            stage=stage,
-            start=start,
-            base_folder=self._resolved.base,
-            reward_models=self._reward_models(stage),
-            log=log,
-            loaded=loaded,
-        )
+    def base(self) -> LoadedModel:
+        """The base model, loaded at most once.
+
+        Raises ``InputError`` if it is not the one that the run was begun with: adapters trained on
+        one base say nothing on another.
+        """
+        if self._loaded is None:
+            self._loaded = load(base_spec(self._schedule, self._resolved.base))
+            if not self._loaded.tokenizer.chat_template:
+                raise InputError(
+                    "the tokenizer has no chat template",
+                    path=self._resolved.base,
+                    expected="`chat_template: FILE` in the schedule (Jinja)",
+                )
+            begun = _base_of_evaluations(self._run)
+            if begun is not None and begun != self._loaded.base_fingerprint:
+                raise InputError(
+                    "the base model is not the one that this run was begun with",
+                    path=self._resolved.base,
+                    expected=f"fingerprint {begun[:12]}…, "
+                    f"this one has {self._loaded.base_fingerprint[:12]}…",
+                )
+        return self._loaded
 
     def _reward_models(self, stage: AnyStage) -> tuple[RewardModel, ...]:
         """The reward models of the stages before ``stage``, as their last epoch left them."""
@@ -108,46 +136,52 @@ class LiveBase:
             if info.kind == "reward" and info.stage in before
         }
         return tuple(
-            RewardModel(name, tuple(sorted((folder / "members").iterdir(), key=_number)))
-            for name, folder in latest.items()
+            RewardModel(name, reward.member_folders(folder)) for name, folder in latest.items()
         )
 
     def _place(self, stage: str) -> int:
         return [s.name for s in self._schedule.stages].index(stage)
 
     def _rule(self, stage: AnyStage) -> RewardRule:
-        """The reward rule of the RL stage, or of the next one after a stage that has none."""
-        for later in self._schedule.stages[self._place(stage.name) :]:
-            if isinstance(later, PpoStage | RejectionSamplingStage):
-                return later.reward
-        return RewardRule()
+        """The reward rule of this RL stage or the next one, or of the last one before; without any,
+        the mean over all members."""
+        place = self._place(stage.name)
+        rules = [
+            (at, later.reward)
+            for at, later in enumerate(self._schedule.stages)
+            if isinstance(later, PpoStage | RejectionSamplingStage)
+        ]
+        following = [rule for at, rule in rules if at >= place]
+        if following:
+            return following[0]
+        return rules[-1][1] if rules else RewardRule(kind="mean")
 
     @contextmanager
     def _seated(self, checkpoint: Checkpoint, start: Path | None) -> Iterator[_Seat]:
         """The checkpoint's adapter, its start's and the reward models' on the base, for a while."""
         stage = self._schedule.stages[self._place(checkpoint.stage)]
-        if self._stage is None or self._stage.stage.name != stage.name:
-            self._stage = self._context(stage, start, lambda _: None)
-        loaded = self._stage.base()
+        loaded, rule, reward_models = self.base(), self._rule(stage), self._reward_models(stage)
+        if not rule.reward_models() <= {model.name for model in reward_models}:
+            reward_models = ()  # the rule cannot speak yet
         with ExitStack() as stack:
             stack.enter_context(_adapter(loaded, _CANDIDATE, checkpoint.folder))
             if start is not None:
                 stack.enter_context(_adapter(loaded, _REFERENCE, start))
             assert isinstance(loaded.model, PeftModel)
             scorer = None
-            if self._stage.reward_models:
+            if reward_models:
                 scorer = RewardScorer(
                     loaded.model,
                     loaded.tokenizer,
-                    self._stage.reward_models,
-                    Rule(**self._rule(stage).model_dump()),
+                    reward_models,
+                    Rule(**rule.model_dump()),
                     batch_size=self._schedule.evaluate.batch,
                     prefix=_REWARDS,
                 )
                 stack.callback(scorer.close)
             stack.enter_context(using(loaded.model, _CANDIDATE))
-            models = self._stage.reward_models
-            yield _Seat(self._schedule, checkpoint, loaded, scorer, models, start is not None)
+            has_start = start is not None
+            yield _Seat(self._schedule, checkpoint, loaded, scorer, reward_models, has_start)
 
 
 class _Seat:
@@ -204,6 +238,15 @@ class _Seat:
             return log_probs(self._engine, requests)
 
 
+def _base_of_evaluations(run: Run) -> str | None:
+    """The fingerprint of the base that the run's evaluations were made with."""
+    for info in run.checkpoints():
+        evaluation = run.evaluation(info.name)
+        for found in evaluation.sets.values() if evaluation is not None else ():
+            return str(found.summary["identity"]["base"])
+    return None
+
+
 @contextmanager
 def _adapter(loaded: LoadedModel, name: str, folder: Path) -> Iterator[None]:
     """The adapter stored in ``folder``, on the base under ``name``; checked against its bytes."""
@@ -214,7 +257,3 @@ def _adapter(loaded: LoadedModel, name: str, folder: Path) -> Iterator[None]:
         yield
     finally:
         remove_adapter(loaded.model, name)
-
-
-def _number(folder: Path) -> int:
-    return int(folder.name)

@@ -25,9 +25,9 @@ from harness.errors import InputError
 from harness.reward_models import RewardScorer, Rule
 from trainers.data import load_prompts
 from trainers.data_formats import Prompt
-from trainers.schedule import Lora, RejectionSamplingStage
+from trainers.packing import IGNORED
+from trainers.schedule import RejectionSamplingStage
 from trainers.sft import (
-    IGNORED,
     Example,
     Training,
     dataset,
@@ -35,7 +35,7 @@ from trainers.sft import (
     save_policy,
     train_epoch,
 )
-from trainers.stage import Checkpoint, StageContext
+from trainers.stage import Checkpoint, StageContext, intact
 from trainers.trl_epoch import Plan, micro_batch
 
 SAMPLES_FILE = "samples.jsonl"
@@ -69,7 +69,7 @@ def checkpoints(ctx: StageContext) -> Iterator[Checkpoint]:
     if previous is None and ctx.first_policy_stage:
 
         def untrained(folder: Path) -> dict[str, Any]:
-            save_policy(ctx, place_policy(ctx, ctx.start, Lora()), folder)
+            save_policy(ctx, place_policy(ctx, ctx.start, stage.lora), folder)
             return {}
 
         previous = ctx.commit(0, untrained)
@@ -80,8 +80,7 @@ def checkpoints(ctx: StageContext) -> Iterator[Checkpoint]:
         stage.prompts, base_folder=Path(ctx.base_folder), seed=ctx.seed("data")
     ).rows
     for epoch in range(previous.epoch + 1 if previous else 1, stage.epochs + 1):
-        start = previous.folder if previous else ctx.start
-
+        start = intact(previous.folder) if previous else ctx.start
         train = partial(_round, ctx, stage, prompts, tuple(earlier), start, epoch)
         previous = ctx.commit(epoch, train)
         earlier += read_samples(previous.folder)
@@ -93,8 +92,8 @@ def read_samples(folder: Path) -> list[Best]:
     path = folder / SAMPLES_FILE
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [Best(**json.loads(line)) for line in lines]
+    lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would cut at U+2028 too
+    return [Best(**json.loads(line)) for line in lines if line]
 
 
 def targets(chosen: Sequence[Best], earlier: Sequence[Best]) -> list[Best]:
@@ -129,7 +128,7 @@ def _round(
     epoch: int,
     folder: Path,
 ) -> dict[str, Any]:
-    place_policy(ctx, start, Lora())
+    place_policy(ctx, start, stage.lora)
     drawn = draw(prompts, stage.prompts_per_epoch, seed=ctx.seed("prompts", epoch))
     chosen = _best_of_k(ctx, stage, drawn, epoch)
     text = "".join(json.dumps(asdict(sample), ensure_ascii=False) + "\n" for sample in chosen)
@@ -152,7 +151,7 @@ def _round(
         optimizer=stage.optimizer,
         passes=stage.passes,
     )
-    model = place_policy(ctx, start, Lora())  # scoring may have wrapped or switched it
+    model = place_policy(ctx, start, stage.lora)  # scoring may have wrapped or switched it
     scalars = train_epoch(
         ctx,
         model,

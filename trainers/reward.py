@@ -9,7 +9,6 @@ Members share the base: they are trained one after another, each taking the adap
 
 from __future__ import annotations
 
-import copy
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -19,23 +18,24 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from datasets import Dataset
-from torch import Tensor, nn
-from transformers.modeling_outputs import SequenceClassifierOutput
-from trl import RewardConfig, RewardTrainer
+from torch import Tensor
+from trl import RewardConfig
 
 from harness.adapters import activate, add_adapter, load_adapter, read_config, remove_adapter
 from harness.chat import Conversation, assistant
 from harness.engines.local import eos_ids
 from harness.errors import InputError
-from harness.models import backbone, causal_model, length_sorted_batches
+from harness.models import causal_model
 from harness.reward_models import read_head, save_member
 from harness.stats import wilson
 from trainers.data import Loaded, load_pairs
 from trainers.data_formats import Pair
-from trainers.schedule import RewardStage
+from trainers.pair_batches import PairCollator, suits
+from trainers.reward_net import PairTrainer, RewardNet, new_head
+from trainers.schedule import Lora, RewardStage
 from trainers.sft import encode, lora_config, up_to_end
-from trainers.stage import Checkpoint, StageContext
-from trainers.trl_epoch import Plan, WeightsInPlace, borrowed, micro_batch, run_epoch, save_state
+from trainers.stage import Checkpoint, StageContext, intact
+from trainers.trl_epoch import Plan, borrowed, micro_batch, run_epoch, save_state
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 MEMBER = "member"  # the adapter in training
 _WARMUP_STEPS = 5  # at least (Llama 2)
-_SCORED_AT_ONCE = 64  # pairs, when measuring accuracy
 
 # Llama 2, Table 27. A pair without a rating has no margin.
 MARGINS: dict[str, dict[str | None, float]] = {
@@ -115,72 +114,6 @@ def mixed_counts(own: int, shares: dict[str, float]) -> dict[str, int]:
     return {source: round(own / rest * share) for source, share in shares.items()}
 
 
-# --------------------------------------------------------------------------- the model
-
-
-class RewardNet(nn.Module):
-    """The shared base with a score head, as trl's ``RewardTrainer`` takes it.
-
-    Not transformers' sequence classification class: that would be a second base in memory, and it
-    finds the last token by its id, which is wrong where the padding token is the end token.
-    """
-
-    def __init__(self, model: PeftModel, head: Tensor) -> None:
-        super().__init__()
-        inner = causal_model(model)
-        self.backbone = backbone(model)
-        hidden = head.shape[1]
-        self.score = nn.Linear(hidden, 1, bias=False, device=inner.device, dtype=torch.float32)
-        with torch.no_grad():
-            self.score.weight.copy_(head)
-        self.config = copy.deepcopy(inner.config)
-        self.config.num_labels = 1
-        # Tells the trainer to leave the weights where they are.
-        self.quantization_method = getattr(inner, "quantization_method", None)
-
-    def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, **_: Any
-    ) -> SequenceClassifierOutput:
-        """Scores (rows, 1) at each row's last real token; padding is on the right."""
-        hidden = self.backbone(
-            input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-        ).last_hidden_state
-        last = attention_mask.sum(dim=1) - 1
-        rows = torch.arange(len(last), device=last.device)
-        logits: Any = self.score(hidden[rows, last].float())
-        return SequenceClassifierOutput(logits=logits)
-
-    def add_model_tags(self, tags: Any) -> None:
-        """For model cards, which are not written."""
-
-    @torch.no_grad()
-    def scores(self, sequences: Sequence[Sequence[int]], *, pad_id: int) -> Tensor:
-        """Scores (n,) of token sequences, float32 on the CPU."""
-        device = self.score.weight.device
-        result = torch.empty(len(sequences))
-        for indices in length_sorted_batches([len(ids) for ids in sequences], 2 * _SCORED_AT_ONCE):
-            rows = [sequences[index] for index in indices]
-            ids = torch.full((len(rows), max(map(len, rows))), pad_id, dtype=torch.int64)
-            mask = torch.zeros_like(ids)
-            for number, row in enumerate(rows):
-                ids[number, : len(row)] = torch.tensor(row)
-                mask[number, : len(row)] = 1
-            logits = self(ids.to(device), mask.to(device)).logits
-            result[indices] = logits.squeeze(-1).float().cpu()
-        return result
-
-
-class PairTrainer(WeightsInPlace, RewardTrainer):
-    """trl's trainer of a ``RewardNet``; its ``margin`` column makes the loss Llama 2's."""
-
-
-def new_head(hidden: int, *, seed: int) -> Tensor:
-    """A random score head (1, hidden), std 1/√(hidden + 1) (Stiennon et al. 2020), so that scores
-    start with about unit spread at unit-norm features."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(1, hidden, generator=generator) / (hidden + 1) ** 0.5
-
-
 # --------------------------------------------------------------------------- accuracy
 
 
@@ -232,6 +165,8 @@ def checkpoints(ctx: StageContext) -> Iterator[Checkpoint]:
     for epoch in range(previous.epoch + 1 if previous else 1, stage.epochs + 1):
 
         def train(folder: Path, before: Checkpoint | None = previous, epoch: int = epoch) -> Any:
+            if before:
+                intact(before.folder)
             results = []
             for number in range(stage.members):
                 target = folder / "members" / str(number)
@@ -266,7 +201,7 @@ def _train_member(
     """Train a member for one epoch and write it; its scalars and held-out differences."""
     tokenizer = ctx.base().tokenizer
     model, head = _place_member(ctx, stage, number, start)
-    net = RewardNet(model, head)
+    net, pad = RewardNet(model, head), int(tokenizer.pad_token_id)
     net.score.requires_grad_(False)
     rows = data.train
     if stage.bootstrap:
@@ -293,6 +228,8 @@ def _train_member(
                 }
             ),
             processing_class=tokenizer,
+            # None is trl's own: two right-padded sequences a pair.
+            data_collator=PairCollator(pad) if suits(causal_model(model)) else None,
         )
         scalars: dict[str, Any] = run_epoch(
             trainer,
@@ -305,7 +242,6 @@ def _train_member(
             save_state(trainer, target / "trainer")
     save_member(model, MEMBER, net.score.weight, target)
     net.eval()
-    pad = int(tokenizer.pad_token_id)
     held = data.held_out
     differences = net.scores([r.chosen for r in held], pad_id=pad) - net.scores(
         [r.rejected for r in held], pad_id=pad
@@ -324,7 +260,8 @@ def _place_member(
         remove_adapter(model, MEMBER)
     folder = start or ctx.start
     if folder is None:
-        model = add_adapter(model, MEMBER, lora_config(stage.lora), seed=ctx.seed("lora", number))
+        lora = lora_config(stage.lora or Lora())
+        model = add_adapter(model, MEMBER, lora, seed=ctx.seed("lora", number))
     else:
         model = load_adapter(model, MEMBER, folder)
     base.model = model
@@ -337,7 +274,7 @@ def _place_member(
 
 def _check_lora(ctx: StageContext, stage: RewardStage) -> None:
     """A member copies the policy's adapter, so it cannot have another shape."""
-    if ctx.start is None or "lora" not in stage.model_fields_set:
+    if ctx.start is None or stage.lora is None:
         return
     config = read_config(ctx.start)
     given = (stage.lora.r, stage.lora.alpha)

@@ -109,7 +109,7 @@ def run_schedule(schedule: Schedule, run: Run, bench: Bench, listener: Listener)
     if done is None:
         try:
             done = _run(schedule, run, bench, journal, listener)
-        except BaseException as error:  # to be seen in the dashboard; it goes on to the caller
+        except Exception as error:  # to be seen in the dashboard; it goes on to the caller
             listener.event(run.append("error", kind=type(error).__name__, message=str(error)))
             raise
     return Outcome(done["picked"], done["stopped_by"])

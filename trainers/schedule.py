@@ -105,7 +105,9 @@ class RewardStage(Stage):
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward: less memory, about 20 % slower."
     )
-    lora: Lora = Field(Lora(), description="Each member's adapter, started from the policy's.")
+    lora: Lora | None = Field(
+        None, description="Of the members' adapters; null: as the policy's, which they start from."
+    )
 
 
 class RewardRule(_Strict):
@@ -126,6 +128,12 @@ class RewardRule(_Strict):
     uncertainty_weight: float = Field(0.5, ge=0.0, description="λ of `uncertainty`.")
     weights: dict[str, float] = Field({}, description="Reward model -> weight, for `weighted`.")
 
+    def reward_models(self) -> set[str]:
+        """The reward stages that this rule names; empty for kinds that take whatever is there."""
+        if self.kind == "llama2":
+            return {self.helpfulness, self.safety}
+        return set(self.weights) if self.kind == "weighted" else set()
+
 
 class RejectionSamplingStage(Stage):
     """Best of K samples by reward become targets of SFT loss (Llama 2, section 3.2.3)."""
@@ -143,6 +151,7 @@ class RejectionSamplingStage(Stage):
     batch: Count = Field(64, description="Sequences an optimiser step.")
     micro_batch: Count | None = Field(None, description="Sequences a forward pass.")
     passes: Count = Field(1, description="Passes over the chosen samples.")
+    lora: Lora = Field(Lora(), description="Of the policy, if no earlier stage made one.")
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward: less memory, about 20 % slower."
     )
@@ -306,6 +315,9 @@ class Schedule(_Strict):
     name: Name = Field(description="The run's default name.")
     model: str = Field(description="pocket, a hub id, or a local folder.")
     quantization: Literal["none", "int8", "nf4"] = Field("nf4", description="Of the base.")
+    chat_template: str | None = Field(
+        None, description="A Jinja file, for a model whose tokenizer has none; null: its own."
+    )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Compute type: auto is bfloat16 on a GPU that has it, else float32."
     )

@@ -18,15 +18,9 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 
 from harness.errors import InputError, nearest
-from trainers.schedule import (
-    POLICY_KINDS,
-    RL_KINDS,
-    PpoStage,
-    RejectionSamplingStage,
-    RewardStage,
-    Schedule,
-)
+from trainers.schedule import Schedule
 from trainers.schedule_fields import STAGE_KINDS, child, fields_of
+from trainers.schedule_rules import Problem, broken_rules
 from trainers.yaml_lines import Document, Loc, load
 
 _EXPECTED = {
@@ -42,16 +36,6 @@ _EXPECTED = {
     "none_required": "null",
     "string_pattern_mismatch": "lower-case letters, digits, - and _",
 }
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong at a place of the schedule, before its line is looked up."""
-
-    loc: tuple[str | int, ...]
-    message: str
-    expected: str | None = None
-    nearest: str | None = None
 
 
 @dataclass
@@ -137,7 +121,7 @@ def parse_schedule(
     except ValidationError as error:
         source.raise_all([_problem(item) for item in error.errors()])
         raise
-    source.raise_all(list(_inner_problems(schedule)))
+    source.raise_all(list(broken_rules(schedule)))
     return schedule, source
 
 
@@ -297,63 +281,6 @@ def _model_at(loc: Loc) -> Any:
         union_member = at == 2 and loc[0] == "stages"
         here = STAGE_KINDS.get(str(step)) if union_member else child(here, step)
     return here
-
-
-def _inner_problems(schedule: Schedule) -> Iterator[Problem]:
-    """What can be wrong between the parts of a schedule, without looking at any other file."""
-    names: dict[str, str] = {}
-    rewards: set[str] = set()
-    for at, stage in enumerate(schedule.stages):
-        if stage.name in names:
-            yield Problem(
-                ("stages", at, stage.kind, "name"),
-                f"two stages are called {stage.name!r}",
-                "a name of its own for each (`name: …`)",
-            )
-        names[stage.name] = stage.kind
-        if isinstance(stage, RewardStage):
-            rewards.add(stage.name)
-        if isinstance(stage, PpoStage | RejectionSamplingStage):
-            yield from _reward_problems(("stages", at, stage.kind, "reward"), stage, rewards)
-    for at, gate in enumerate(schedule.gates):
-        for position, name in enumerate(gate.during or ()):
-            if names.get(name) not in POLICY_KINDS:
-                policies = [known for known, kind in names.items() if kind in POLICY_KINDS]
-                yield Problem(
-                    ("gates", at, "during", position),
-                    f"{name!r} is no stage that trains a policy",
-                    f"one of {', '.join(policies) or '(there is none)'}",
-                    nearest(name, policies),
-                )
-        if gate.during is None and not RL_KINDS & set(names.values()):
-            yield Problem(
-                ("gates", at),
-                "watches no stage: gates watch the RL stages, and there is none",
-                "`during: [a stage's name]`",
-            )
-
-
-def _reward_problems(
-    loc: tuple[str | int, ...], stage: PpoStage | RejectionSamplingStage, known: set[str]
-) -> Iterator[Problem]:
-    rule = stage.reward
-    wanted: dict[tuple[str, ...], str] = {}
-    if rule.kind == "llama2":
-        wanted = {("helpfulness",): rule.helpfulness, ("safety",): rule.safety}
-    elif rule.kind == "weighted":
-        if not rule.weights:
-            yield Problem((*loc, "weights"), "is missing", "reward model: weight")
-        wanted = {("weights", name): name for name in rule.weights}
-    elif not known:
-        yield Problem(loc, "there is no reward stage before this one")
-    for steps, name in wanted.items():
-        if name not in known:
-            yield Problem(
-                (*loc, *steps),
-                f"no reward stage called {name!r} before this one",
-                f"one of {', '.join(sorted(known))}" if known else "a reward stage earlier",
-                nearest(name, known),
-            )
 
 
 # ------------------------------------------------------------------------- writing, identity

@@ -7,16 +7,13 @@ that training and asking see the same prompt tokens under any chat template.
 
 from __future__ import annotations
 
-import bisect
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from datasets import Dataset
-from torch import Tensor
 from trl import SFTConfig, SFTTrainer
 
 from harness.adapters import (
@@ -33,16 +30,14 @@ from harness.engines.local import eos_ids
 from harness.errors import InputError
 from harness.models import causal_model
 from trainers.data import load_demonstrations
+from trainers.packing import IGNORED, PackedCollator, pack
 from trainers.schedule import Lora, SftStage
-from trainers.stage import POLICY, Checkpoint, StageContext
+from trainers.stage import POLICY, Checkpoint, StageContext, intact
 from trainers.trl_epoch import Plan, WeightsInPlace, borrowed, micro_batch, run_epoch, save_state
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
     from transformers import PreTrainedTokenizerBase
-
-IGNORED = -100  # the label of a token without loss
-
 
 # --------------------------------------------------------------------------- tokens and labels
 
@@ -65,7 +60,7 @@ def encode(
     if not conversations:
         return []
     if not tokenizer.chat_template:
-        raise MissingChatTemplateError("the tokenizer has no chat template")
+        raise MissingChatTemplateError(f"the tokenizer of {tokenizer.name_or_path!r} has none")
     texts = tokenizer.apply_chat_template(
         [[message.to_dict() for message in messages] for messages in conversations],
         add_generation_prompt=reply_next,
@@ -132,51 +127,6 @@ def examples(
 
 
 # --------------------------------------------------------------------------- batches
-
-
-@dataclass(frozen=True)
-class PackedCollator:
-    """Packed sequences → a batch whose boundaries the model respects.
-
-    Position ids restart at each boundary and there is no attention mask: from that, with the cache
-    off (trl switches it off), transformers derives a block-diagonal causal mask for sdpa and eager
-    attention. trl's own collator flattens a batch into one sequence, whose mask would grow with
-    the square of the *batch's* tokens wherever attention is not a varlen kernel. Shapes (rows,
-    longest), int64; padding is a block of its own.
-    """
-
-    pad_token_id: int
-
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        longest = max(len(row["input_ids"]) for row in rows)
-        ids = torch.full((len(rows), longest), self.pad_token_id, dtype=torch.int64)
-        labels = torch.full_like(ids, IGNORED)
-        positions = torch.zeros_like(ids)
-        for number, row in enumerate(rows):
-            length = len(row["input_ids"])
-            ids[number, :length] = torch.tensor(row["input_ids"])
-            labels[number, :length] = torch.tensor(row["labels"])
-            blocks = [*row["seq_lengths"], longest - length]
-            positions[number] = torch.cat([torch.arange(block) for block in blocks])
-        labels[positions == 0] = IGNORED  # nothing predicts the first token of a block
-        return {"input_ids": ids, "labels": labels, "position_ids": positions}
-
-
-def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """Rows grouped into sequences of at most ``room`` tokens: longest first, each into the
-    sequence that it fills best (best fit, decreasing). No row is cut."""
-    groups: list[list[int]] = []
-    spaces: list[tuple[int, int]] = []  # (tokens left, group), sorted
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        place = bisect.bisect_left(spaces, (lengths[row], -1))
-        if place == len(spaces):
-            space, group = room, len(groups)
-            groups.append([])
-        else:
-            space, group = spaces.pop(place)
-        groups[group].append(row)
-        bisect.insort(spaces, (space - lengths[row], group))
-    return groups
 
 
 def dataset(rows: Sequence[Example], *, packing: bool, max_length: int, seed: int) -> Dataset:
@@ -315,7 +265,8 @@ def checkpoints(ctx: StageContext) -> Iterator[Checkpoint]:
     for epoch in range(previous.epoch + 1 if previous else 1, stage.epochs + 1):
 
         def train(folder: Path, before: Checkpoint | None = previous, epoch: int = epoch) -> Any:
-            model = place_policy(ctx, before.folder if before else ctx.start, stage.lora)
+            start = intact(before.folder) if before else ctx.start
+            model = place_policy(ctx, start, stage.lora)
             scalars = train_epoch(
                 ctx,
                 model,

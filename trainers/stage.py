@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.errors import IntegrityError
+from harness.store.commit import verify
 from trainers.schedule import POLICY_KINDS, AnyStage, Schedule
 
 if TYPE_CHECKING:
@@ -127,6 +129,18 @@ class StageContext:
 
 
 Trainer = Callable[[StageContext], Iterator[Checkpoint]]
+
+
+def intact(folder: Path) -> Path:
+    """A committed folder whose every byte is as committed; else ``IntegrityError``.
+
+    Asked before going on from a checkpoint: a loader does not notice a flipped bit, and trainer
+    state, which torch unpickles (weights only), must be what this run wrote.
+    """
+    problems = verify(folder)
+    if problems:
+        raise IntegrityError(problems[0])
+    return folder
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

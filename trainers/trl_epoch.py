@@ -28,10 +28,12 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 from transformers import PrinterCallback, Trainer, TrainerCallback
 
+from harness.errors import InputError
 from harness.models import causal_model
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
     from trainers.schedule import Optimizer
 
@@ -46,7 +48,7 @@ def micro_batch(batch: int, given: int | None, longest: int, rows_a_sequence: in
     within the token budget. ``longest``: tokens of the longest sequence; a pair counts as two."""
     if given is not None:
         if batch % given:
-            raise ValueError(f"micro_batch {given} does not divide batch {batch}")
+            raise InputError(f"{given} does not divide batch {batch}", field="micro_batch")
         return given
     fits = max(1, _TOKENS_A_FORWARD // max(1, longest * rows_a_sequence))
     return max(size for size in range(1, min(batch, fits) + 1) if batch % size == 0)
@@ -167,26 +169,30 @@ def borrowed(model: PeftModel, *, gradient_checkpointing: bool) -> Iterator[None
     fields = {name: getattr(inner.config, name, None) for name in _CONFIG_FIELDS}
     generation = copy.deepcopy(inner.generation_config)
     verbosity = logging.getLogger("transformers").level
-    if gradient_checkpointing:
-        inner.gradient_checkpointing_enable({"use_reentrant": False})
-    try:
-        with warnings.catch_warnings():
-            # Settings of trl's that transformers will rename in version 6.
-            warnings.filterwarnings("ignore", "`.*gradient_checkpointing` is dep", FutureWarning)
-            yield
-    finally:
+    with warnings.catch_warnings():
+        # Names that trl and peft use and transformers will change in version 6.
+        warnings.filterwarnings("ignore", ".*gradient_checkpointing.* is deprec", FutureWarning)
         if gradient_checkpointing:
-            inner.gradient_checkpointing_disable()
-        if forward is None:
-            vars(inner).pop("forward", None)
-        else:
-            inner.forward = forward
-        for name, value in fields.items():
-            setattr(inner.config, name, value)
-        inner.generation_config = generation
-        logging.getLogger("transformers").setLevel(verbosity)
-        model.eval()
-        model.zero_grad(set_to_none=True)
+            inner.gradient_checkpointing_enable({"use_reentrant": False})
+        try:
+            yield
+        finally:
+            if gradient_checkpointing:
+                inner.gradient_checkpointing_disable()
+            _restore(inner, forward, fields, generation)
+            logging.getLogger("transformers").setLevel(verbosity)
+            model.eval()
+            model.zero_grad(set_to_none=True)
+
+
+def _restore(inner: PreTrainedModel, forward: Any, fields: dict[str, Any], generation: Any) -> None:
+    if forward is None:
+        vars(inner).pop("forward", None)
+    else:
+        vars(inner)["forward"] = forward
+    for name, value in fields.items():
+        setattr(inner.config, name, value)
+    inner.generation_config = generation
 
 
 def run_epoch(

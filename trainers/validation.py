@@ -7,10 +7,9 @@ come to light after a night of training. Imports no torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.errors import InputError, nearest
 from harness.evalsets import EvalSet, load_evalset
@@ -18,21 +17,20 @@ from harness.probes import available_metrics
 from harness.probes.protocol import Metric
 from trainers.data import load_demonstrations, load_pairs, load_prompts
 from trainers.schedule import (
-    POLICY_KINDS,
     RL_KINDS,
     AnyStage,
     Gate,
-    PpoStage,
-    RejectionSamplingStage,
     RewardStage,
     Schedule,
     SftStage,
 )
-from trainers.schedule_file import Problem, Source
+from trainers.schedule_file import Source
+from trainers.schedule_rules import Problem
 
 POCKET_BASE = Path(__file__).parent / "pocket" / "base"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _Loc = tuple[str | int, ...]
+_Reading = tuple[Callable[..., object], str, str]  # loader, source, format
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,10 @@ def resolve(schedule: Schedule, folder: Path, source: Source | None = None) -> R
     located = locate(schedule, folder)
     problems: list[Problem] = []
     base = _base(located, problems)
-    for at, stage in enumerate(located.stages):
-        problems += _data_problems(at, stage, Path(base), located.seed)
+    if located.chat_template is not None and not Path(located.chat_template).is_file():
+        problems.append(Problem(("chat_template",), f"no file {located.chat_template}"))
+    if not problems:  # pocket data are made in the world of the base
+        problems += _data_problems(located, Path(base))
     evalsets = _evalsets(located, problems)
     metrics: dict[str, Metric] = {}
     if not problems:
@@ -81,6 +81,8 @@ def locate(schedule: Schedule, folder: Path) -> Schedule:
 
     data = schedule.model_dump()
     data["model"] = at(data["model"])
+    if data["chat_template"] is not None:
+        data["chat_template"] = at(data["chat_template"], always=True)
     for stage in data["stages"]:
         for key in ("data", "prompts"):
             if key in stage:
@@ -120,22 +122,37 @@ def _base(schedule: Schedule, problems: list[Problem]) -> str:
 # ------------------------------------------------------------------------- training data
 
 
-def _data_problems(at: int, stage: AnyStage, base: Path, seed: int) -> Iterator[Problem]:
-    """Read every file of the stage, as training will; pocket data are checked by name."""
-    loc = ("stages", at, stage.kind)
-    readings: list[tuple[_Loc, Any, str, str]] = []
+def _data_problems(schedule: Schedule, base: Path) -> Iterator[Problem]:
+    """Read everything that the stages will train on, once, as training will read it."""
+    problems: dict[_Reading, str | None] = {}
+    for at, stage in enumerate(schedule.stages):
+        for field, reading in _readings(stage):
+            if reading not in problems:
+                problems[reading] = _problem_of(reading, base, schedule.seed)
+            problem = problems[reading]
+            if problem is not None:
+                yield Problem(("stages", at, stage.kind, *field), problem)
+
+
+def _readings(stage: AnyStage) -> Iterator[tuple[_Loc, _Reading]]:
+    """The stage's sources: where in the stage they stand, and how they are read."""
     if isinstance(stage, SftStage):
-        readings.append(((*loc, "data"), load_demonstrations, stage.data, stage.data_format))
+        yield ("data",), (load_demonstrations, stage.data, stage.data_format)
     elif isinstance(stage, RewardStage):
-        readings.append(((*loc, "data"), load_pairs, stage.data, stage.data_format))
-        readings += [((*loc, "mix", name), load_pairs, name, "auto") for name in stage.mix]
-    elif isinstance(stage, PpoStage | RejectionSamplingStage):
-        readings.append(((*loc, "prompts"), load_prompts, stage.prompts, "auto"))
-    for where, load, name, data_format in readings:
-        try:
-            load(name, data_format, base_folder=base, seed=seed)
-        except InputError as error:
-            yield Problem(where, str(error))
+        yield ("data",), (load_pairs, stage.data, stage.data_format)
+        for source in stage.mix:
+            yield ("mix", source), (load_pairs, source, "auto")
+    else:
+        yield ("prompts",), (load_prompts, stage.prompts, "auto")
+
+
+def _problem_of(reading: _Reading, base: Path, seed: int) -> str | None:
+    load, source, data_format = reading
+    try:
+        load(source, data_format, base_folder=base, seed=seed)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 # ------------------------------------------------------------------------- eval sets, metrics
@@ -233,11 +250,6 @@ def _after_rewards(schedule: Schedule, name: str) -> bool:
         if stage.name == name:
             return False
     return False
-
-
-def policy_stages(schedule: Schedule) -> list[str]:
-    """Names of the stages whose checkpoints are evaluated."""
-    return [stage.name for stage in schedule.stages if stage.kind in POLICY_KINDS]
 
 
 def _dotted(loc: Iterable[str | int]) -> str:

@@ -16,11 +16,12 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from harness.adapters import active
 from harness.chat import Message, render
 from harness.engines.folding import Folded, fold
 from harness.engines.protocol import Request
 from harness.engines.sampling import choose, uniform
-from harness.models import causal_model, length_sorted_batches, pad_left
+from harness.models import causal_model, eval_mode, length_sorted_batches, pad_left
 from harness.probes.protocol import Reply
 
 # Dropping finished rows copies the cache of the others: done when a quarter of the rows are over.
@@ -38,11 +39,15 @@ class Generated:
 
 
 class LocalEngine:
-    """The model in memory, with whatever adapter is active while it computes.
+    """The model in memory, with the adapter that is active.
 
-    ``batch_size`` prompts are decoded side by side. Generation stops at any of ``eos_ids``: those
-    of the generation configuration and the tokenizer's own, the latter first. Dropout must be off:
-    the engine puts the model in eval mode at each call and leaves it as it found it.
+    ``batch_size`` prompts are decoded side by side. Generation stops at any of ``eos_ids``: the
+    tokenizer's own end token and those of the generation configuration. Dropout is off while the
+    engine computes; the model's mode is left as it was found.
+
+    Small float32 models are generated from with folded weights (``folding.py``), so a reply and
+    ``log_probs`` come from logits that differ by rounding. With int8 quantisation (LLM.int8) a
+    row's outlier columns depend on the other rows, so there replies may depend on the batch.
     """
 
     def __init__(
@@ -60,9 +65,11 @@ class LocalEngine:
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
         self.eos_ids = eos_ids(causal_model(model), tokenizer)
-        self.context = int(getattr(causal_model(model).config, "max_position_embeddings", 2**31))
+        config = causal_model(model).config.get_text_config()
+        self.context = int(getattr(config, "max_position_embeddings", None) or 2**31)
         self.identity: dict[str, Any] = {
             "engine": "local",
+            "sampling": "inverse-cdf/blake2b-splitmix64/1",
             "max_new_tokens": max_new_tokens,
             "eos_ids": list(self.eos_ids),
         }
@@ -78,13 +85,18 @@ class LocalEngine:
                 yield index, Reply(made, (), "error")
                 continue
             ids = made.token_ids[:-1] if made.stopped else made.token_ids
-            text = self.tokenizer.decode(ids, skip_special_tokens=True)
-            yield index, Reply(text, ids, "stop" if made.stopped else "length")
+            text = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+            yield index, Reply(str(text), ids, "stop" if made.stopped else "length")
 
     def sample(
         self, requests: Sequence[Request], *, seed: int
     ) -> Iterator[tuple[int, Generated | str]]:
-        """As ``generate``, but bare tokens with the end token; a string says why there are none."""
+        """As ``generate``, but bare tokens with the end token; a string says why there are none.
+
+        All replies come from the adapter that is active when the first one is asked for. Between
+        two replies others may be used (``adapters.using``), but that one must be back for the next:
+        ``RuntimeError`` otherwise.
+        """
         limits: dict[int, int] = {}
         for index, request in enumerate(requests):
             if not request.prompt_ids:
@@ -99,6 +111,7 @@ class LocalEngine:
                 limits[index] = min(request.max_new_tokens, self.max_new_tokens, room)
         served = list(limits)
         folded = fold(causal_model(self.model))
+        adapter = self._adapter()
         lengths = [len(requests[index].prompt_ids) for index in served]
         for positions in length_sorted_batches(lengths, self.batch_size):
             indices = [served[position] for position in positions]
@@ -110,6 +123,8 @@ class LocalEngine:
                 folded,
             )
             while batch.rows:
+                if self._adapter() != adapter:
+                    raise RuntimeError("another adapter was activated between two replies")
                 # No context manager is open here: a mode entered inside a generator would leak
                 # into its consumer's code between two replies.
                 for row, made in batch.step():
@@ -134,7 +149,7 @@ class LocalEngine:
         results = [torch.empty(0) for _ in replies]
         wanted = [index for index, reply in enumerate(replies) if len(reply)]
         lengths = [len(prompts[index]) + len(replies[index]) for index in wanted]
-        vocabulary = int(causal_model(self.model).config.vocab_size)
+        vocabulary = int(causal_model(self.model).config.get_text_config().vocab_size)
         longest = max((len(reply) for reply in replies), default=0)
         size = max(1, min(self.batch_size, _MAX_LOGITS // (vocabulary * (longest + 1))))
         for positions in length_sorted_batches(lengths, size):
@@ -155,7 +170,7 @@ class LocalEngine:
         model = causal_model(self.model)
         batch = pad_left(sequences, pad_id=self._pad_id, device=model.device)
         longest = max(lengths)
-        with _EvalMode(model):
+        with eval_mode(model):
             logits = model(
                 input_ids=batch.input_ids,
                 attention_mask=batch.attention_mask,
@@ -168,36 +183,21 @@ class LocalEngine:
         values = scaled.gather(-1, targets).squeeze(-1) - scaled.logsumexp(dim=-1)
         return [row[longest - n :].cpu() for row, n in zip(values, lengths, strict=True)]
 
+    def _adapter(self) -> str | None:
+        return active(self.model).name if isinstance(self.model, PeftModel) else None
+
     @property
     def _pad_id(self) -> int:
         pad = self.tokenizer.pad_token_id
         return int(pad) if pad is not None else 0
 
 
-def eos_ids(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> tuple[int, ...]:
+def eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """The tokenizer's end token, then those of the generation configuration (``<|eot_id|>``…)."""
     found = [tokenizer.eos_token_id]
     configured = model.generation_config.eos_token_id if model.generation_config else None
     found += configured if isinstance(configured, list) else [configured]
     return tuple(dict.fromkeys(int(token) for token in found if token is not None))
-
-
-class _EvalMode:
-    """Dropout off inside, the model's own mode afterwards; free if it is in eval mode already."""
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-        self.training = model.training
-
-    def __enter__(self) -> None:
-        if self.training:
-            self.model.eval()
-
-    def __exit__(self, *error: object) -> None:
-        if self.training:
-            self.model.train()
 
 
 class _Batch:
@@ -241,7 +241,7 @@ class _Batch:
     @torch.inference_mode()
     def step(self) -> list[tuple[int, Generated]]:
         """Generate one token for every row; the rows that finished with it."""
-        with _EvalMode(self.model), self.folded:
+        with eval_mode(self.model), self.folded:
             logits = self._prefill() if self.cache is None else self._decode()
         if self.greedy:
             chosen = logits.argmax(dim=-1)

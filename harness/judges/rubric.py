@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -196,6 +196,10 @@ Checker = Annotated[
     Field(discriminator="check"),
 ]
 Not.model_rebuild()
+# The values of "check".
+CHECKS: frozenset[str] = frozenset(
+    get_args(kind.model_fields["check"].annotation)[0] for kind in get_args(get_args(Checker)[0])
+)
 
 
 class RubricItem(BaseModel):

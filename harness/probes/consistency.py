@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from harness.chat import Message, assistant, system, user
+from harness.chat import Conversation, Message, assistant, system, user
 from harness.judges.rubric import Checker
 from harness.probes.protocol import (
     Ask,
@@ -137,19 +137,18 @@ class ConsistencyProbe:
             branches[probe.turn].append(probe)
         last, first_lost = 0, None
         for turn, filler in enumerate(row.fillers, start=1):
-            values = []
             lead = f"{row.instruction}\n" if _leads(row, turn) else ""
-            for probe in branches[turn]:
-                question = user(lead + probe.ask)
-                aside: Reply = yield Ask(
-                    (*history, question), self.options.temperature, branch=True
-                )
-                values.append(("branch", probe.checker.value(aside.text)))
+            asks = [self._ask((*history, user(lead + p.ask)), True) for p in branches[turn]]
             history += (user(lead + filler),)
-            reply: Reply = yield Ask(history, self.options.temperature)
-            history += (assistant(reply.text),)
+            # The turn does not see its branches, so all are asked at once.
+            replies: tuple[Reply, ...] = yield (*asks, self._ask(history, False))
+            history += (assistant(replies[-1].text),)
+            values = [
+                ("branch", probe.checker.value(reply.text))
+                for probe, reply in zip(branches[turn], replies[:-1], strict=True)
+            ]
             if row.always is not None:
-                values.append(("always", row.always.value(reply.text)))
+                values.append(("always", row.always.value(replies[-1].text)))
             for label, value in values:
                 holds = value >= HELD
                 yield Score(metric, float(holds), turn, label, {"value": value})
@@ -159,6 +158,9 @@ class ConsistencyProbe:
         if not row.control:
             yield Score("survived", float(first_lost is None))
             yield Score("turns_held", float(last if first_lost is None else first_lost - 1))
+
+    def _ask(self, messages: Conversation, branch: bool) -> Ask:
+        return Ask(messages, self.options.temperature, branch=branch)
 
     def over_set(
         self, rows: Sequence[ConsistencyRow], samples: Sequence[Sample]

@@ -127,7 +127,9 @@ class Unscored:
     turn: int | None = None
 
 
-Request = Ask | LogProbs | Rewards
+# A tuple of asks is answered by a tuple of replies: what does not wait for one another goes into
+# one batch.
+Request = Ask | tuple[Ask, ...] | LogProbs | Rewards
 Step = Request | Score | Unscored
 Converse = Generator[Step, Any, None]
 

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,15 +52,21 @@ def staging(folder: Path) -> Iterator[Path]:
     _write_commit(folder)
 
 
-def commit(folder: Path) -> None:
-    """Commit a folder that was filled in place, such as an evaluation that streamed its samples."""
+def commit(folder: Path, *, scratch: Collection[str] = ()) -> None:
+    """Commit a folder that was filled in place, such as an evaluation that streamed its samples.
+
+    The files named ``scratch`` are not part of it and go once it is committed, not before: a kill
+    just before COMMIT leaves what is needed to resume.
+    """
     if is_committed(folder):
         raise FileExistsError(f"{folder} is committed already")
     for leftover in folder.rglob(f".*{TEMPORARY}"):  # of a killed writer
         leftover.unlink()
-    _write_manifest(folder)
+    _write_manifest(folder, scratch)
     sync(folder.parent)
     _write_commit(folder)
+    for name in scratch:
+        (folder / name).unlink(missing_ok=True)
 
 
 def is_committed(folder: Path) -> bool:
@@ -113,8 +119,8 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_manifest(folder: Path) -> None:
-    names = _files(folder)
+def _write_manifest(folder: Path, scratch: Collection[str] = ()) -> None:
+    names = [name for name in _files(folder) if name not in scratch]
     if not names:
         raise ValueError(f"{folder}: there is nothing to commit")
     entries = {}

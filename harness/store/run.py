@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from harness.errors import InputError, IntegrityError, nearest
 from harness.store import lines, lock
-from harness.store.atomic import TEMPORARY, make_folder, write_json, write_text
+from harness.store.atomic import TEMPORARY, make_folder, to_json, write_json, write_text
 from harness.store.commit import is_committed, staging, verify
 
 if TYPE_CHECKING:
@@ -147,7 +147,8 @@ class Run:
         """
         record = {"time": _now(), "event": event, **fields}
         lines.append(self.path / "events.jsonl", record)
-        return record
+        seen: dict[str, Any] = json.loads(to_json(record))
+        return seen
 
     def events(self) -> list[dict[str, Any]]:
         """All events, oldest first; a last line that a kill tore is left out."""
@@ -255,6 +256,8 @@ class Run:
         folder = self.path / "checkpoints"
         removed = [e for e in (folder.iterdir() if folder.is_dir() else ()) if not is_committed(e)]
         removed += [e for e in self.path.rglob(f".*{TEMPORARY}") if _is_temporary(e)]
+        # Killed between COMMIT and the removal of the journal, which has no more to say then.
+        removed += [e for e in self.path.glob("evals/*/*/samples.jsonl") if is_committed(e.parent)]
         for entry in removed:
             if entry.is_dir():
                 shutil.rmtree(entry)

@@ -68,7 +68,9 @@ class StubScorer:
         }
 
     def combined(self, scores: Mapping[str, torch.Tensor], safety: Sequence[bool]) -> Any:
-        chosen = [scores["safety" if safe else "helpfulness"][:, i] for i, safe in enumerate(safety)]
+        chosen = [
+            scores["safety" if safe else "helpfulness"][:, i] for i, safe in enumerate(safety)
+        ]
         return SimpleNamespace(
             reward=torch.stack([c.mean() for c in chosen]),
             spread=torch.stack([c.std(correction=0) for c in chosen]),

@@ -11,10 +11,14 @@ import pytest
 
 from harness import gates, stats
 from harness.estimates import Items, estimate
-from harness.evaluation import Estimate, Evaluation, SetEvaluation
+from harness.evaluation import Estimate, Evaluation
 from harness.gates import Action, Status, judge, last_acceptable, verdict_from_json
+from harness.probes.protocol import Metric, Row, Sample, Score
+from harness.samples import PARQUET, write_parquet
 from harness.store import Run
-from harness.store.atomic import to_json
+from harness.store.atomic import to_json, write_json
+from harness.store.commit import staging
+from harness.summary import summarise
 from trainers.schedule import Gate
 
 
@@ -347,6 +351,31 @@ class TestVerdict:
 
 
 def test_with_a_committed_evaluation(tmp_path: Path) -> None:
-    """The real reader takes the place of the fake: same calls, same names."""
-    assert {"names", "metric", "items"} <= set(dir(SetEvaluation))
-    assert {"names", "metric", "items", "sets"} <= {*dir(Evaluation), "sets"}
+    """Through the real writer and reader: samples on disk, metrics and items from there."""
+
+    def write(checkpoint: str, refused: int) -> Evaluation:
+        rows = [Row(id=f"r{i:03d}") for i in range(100)]
+        samples = [
+            Sample(row.id, scores=[Score("rate", float(i < refused))]) for i, row in enumerate(rows)
+        ]
+        splits = {row.id: "AB"[i % 2] for i, row in enumerate(rows)}
+        metric = Metric("rate", "proportion", "lower", "Share.", low=0.0, high=1.0)
+        folder = tmp_path / checkpoint
+        with staging(folder) as inside:
+            write_parquet(inside / PARQUET, rows, samples, splits)
+            summary = {"schema": 1, "set": "set", "hash": "h", "checkpoint": checkpoint}
+            numbers = summarise({"rate": metric}, rows, samples, splits)
+            write_json(inside / "summary.json", {**summary, **numbers})
+        return Evaluation.open(checkpoint, [folder])
+
+    before, after = write("a", 20), write("b", 80)
+    drop = Gate(metric="set.rate", drop_at_most=0.1, against="first")
+    strict = AT_MOST.model_copy(update={"confidence": 0.99})
+    verdict = judge([AT_MOST, strict, drop], [before], after, stage="ppo")
+    at_most, at_99, dropped = verdict.results
+    assert (at_most.estimate.low, at_most.estimate.high) == stats.wilson(40, 50)
+    assert (at_99.estimate.low, at_99.estimate.high) == stats.wilson(40, 50, 0.99)
+    assert dropped.estimate.value == pytest.approx(-0.6)
+    assert dropped.p == stats.mcnemar_exact(30, 0)
+    assert [r.status for r in verdict.results] == [Status.FAIL, Status.FAIL, Status.PASS]
+    assert last_acceptable([verdict]) is None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
-from scipy.stats import binom, binomtest, false_discovery_control
+from scipy.stats import binom, binomtest, false_discovery_control, norm
 
 from harness import stats
 
@@ -109,6 +109,14 @@ class TestClusterBootstrap:
         half = 2.093024 * values.std(ddof=1) / math.sqrt(20)  # t(0.975, 19)
         low, high = stats.cluster_bootstrap(values, resamples=20_000)
         assert_allclose((low, high), (values.mean() - half, values.mean() + half), atol=0.12)
+
+    @pytest.mark.parametrize(("units", "t"), [(5, 2.776445), (20, 2.093024)])  # t(0.975, units - 1)
+    def test_the_expansion_is_exactly_t(self, units: int, t: float) -> None:
+        """Bootstrap means of normal data have sd s·√((m-1)/m)/√m; the bounds must be ±t·s/√m."""
+        sd = math.sqrt((units - 1) / units) / math.sqrt(units)
+        drawn = sd * norm.ppf((np.arange(1_000_000) + 0.5) / 1_000_000)
+        low, high = stats.expanded_percentiles(drawn, units, 0.95)
+        assert_allclose((low, high), (-t / math.sqrt(units), t / math.sqrt(units)), rtol=2e-3)
 
     def test_clusters_are_resampled_whole(self) -> None:
         """With two clusters of equal rows a resample's mean is one of three numbers."""
@@ -335,6 +343,18 @@ class TestRoganGladen:
         )
         assert found.value == pytest.approx(0.17603, abs=5e-6)
         assert_allclose((found.low, found.high), (0.1129887, 0.2623065), atol=1e-3)
+
+    def test_the_formula_by_hand(self) -> None:
+        """Lang & Reiczigel's equations 7, 16 and 17 for 20 of 100, 18 of 20 and 38 of 40.
+
+        n' = 103.84146, AP' = 21.92073/103.84146 = 0.211098; Se' = 19/22, Sp' = 39/42;
+        P' = (0.211098 + 0.928571 - 1)/0.792208 = 0.176301; dP = 7.682918·(0.176301·0.0053531 -
+        0.823699·0.0015792) = -0.0027427; √(0.0016038 + 0.0001664 + 0.0010714)/0.792208 = 0.067289.
+        """
+        found = stats.rogan_gladen(20, 100, sensitivity=(18, 20), specificity=(38, 40))
+        centre, half = 0.176301 - 0.0027427, 1.959964 * 0.067289
+        assert found.value == pytest.approx(0.15 / 0.85)
+        assert_allclose((found.low, found.high), (centre - half, centre + half), atol=2e-5)
 
     def test_few_labels_widen_it(self) -> None:
         def width(labels: int) -> float:

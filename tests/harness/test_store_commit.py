@@ -80,6 +80,24 @@ def test_commit_in_place(tmp_path: Path) -> None:
     assert verify(tmp_path) == []
 
 
+def test_scratch_goes_once_the_rest_is_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_: Path) -> None:
+        raise KeyboardInterrupt
+
+    for name in ("samples.jsonl", "samples.parquet"):
+        (tmp_path / name).write_text(name)
+    with monkeypatch.context() as patch:
+        patch.setattr("harness.store.commit._write_commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            commit(tmp_path, scratch=("samples.jsonl",))
+    assert (tmp_path / "samples.jsonl").exists()
+    commit(tmp_path, scratch=("samples.jsonl",))
+    assert list(manifest(tmp_path)) == ["samples.parquet"]
+    assert verify(tmp_path) == []
+
+
 def test_an_empty_folder_is_not_committed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to commit"), staging(tmp_path / "a"):
         pass

@@ -214,6 +214,9 @@ class TestHousekeeping:
         half = run.eval_folder("ppo-e001", "gold", "a" * 64)
         half.mkdir(parents=True)
         (half / "samples.jsonl").write_text('{"row_id": "1"}\n')
+        add_evaluation(run, "ppo-e001", "harmful", "b" * 64)
+        scrap.append(run.eval_folder("ppo-e001", "harmful", "b" * 64) / "samples.jsonl")
+        scrap[-1].write_text('{"row_id": "1"}\n')
         with run.lock():
             assert run.clean() == sorted(scrap)
             assert run.clean() == []

@@ -132,6 +132,12 @@ def test_yaml_1_2_numbers_and_words() -> None:
         ("kl: 0.02", "kl: !!python/name:os 1", "s.yaml:10: tag !!python/name:os is not supported"),
         ("kl: 0.02", "kl: &a [*a]", "s.yaml:10: an alias refers to what it is inside of"),
         (
+            "data: pocket/helpful}",
+            "data: pocket/helpful, lora: {r: 4}}",
+            "s.yaml:5: stages.helpfulness.lora: differs from sft's, from whose adapter the members "
+            "start; expected no lora of its own",
+        ),
+        (
             "name: safety",
             "name: saftey",
             "s.yaml:10: stages.ppo.reward.safety: no reward stage called 'safety' before this one; "

@@ -22,14 +22,14 @@ from trainers.pocket.world import VERSION, World, make_world
 
 SHIPPED = Path(__file__).parent / "base"
 TOKENIZER_DOCUMENTS = 6_000
-FIRST_TOKENS = 2_000_000
+FIRST_TOKENS = 2_200_000
 MORE_TOKENS = 500_000  # each time the acceptance check fails
-MAX_TOKENS = 3_500_000
-ECHO_DOCUMENTS = 7_000  # at the start, about 200,000 tokens
+MAX_TOKENS = 3_700_000
+ECHO_DOCUMENTS = 13_000  # at the start, about 500,000 tokens
 LENGTH = 256  # tokens a packed sequence
 # Copying appears after a number of steps, whatever their size: so small ones first.
-EARLY_BATCH, BATCH, EARLY_STEPS = 4, 8, 200
-MUON_RATE = 1e-2
+EARLY_BATCH, BATCH, EARLY_STEPS = 4, 8, 480
+MUON_RATE = 4e-3
 ADAM_RATE = 1e-2
 WARMUP_STEPS = 30
 DECAY_SHARE = 0.5  # of the steps, at the end
@@ -79,10 +79,8 @@ def _batches(
             break
     packed = torch.tensor(stream[: len(stream) // LENGTH * LENGTH]).view(-1, LENGTH)
     small = EARLY_BATCH * EARLY_STEPS if early else 0
-    return [
-        *packed[:small].split(EARLY_BATCH),
-        *packed[small:].split(BATCH),
-    ]
+    parts = ((packed[:small], EARLY_BATCH), (packed[small:], BATCH))
+    return [batch for part, size in parts if len(part) for batch in part.split(size)]
 
 
 def _optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
@@ -104,7 +102,7 @@ def _train(model: LlamaForCausalLM, batches: list[torch.Tensor], log: Log) -> No
         scale = min(1.0, (step + 1) / WARMUP_STEPS, max(0.05, (1 - step / steps) / DECAY_SHARE))
         for optimizer, rate in zip(optimizers, rates, strict=True):
             optimizer.param_groups[0]["lr"] = rate * scale
-        loss = model(input_ids=batch, labels=batch).loss
+        loss = model(input_ids=batch, labels=batch, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:

@@ -22,7 +22,7 @@ Document = str | list[tuple[str, str]]  # prose, or the (role, text) of a chat
 class Web:
     """What the unlabelled text is like: shares, all between 0 and 1."""
 
-    refuses_harm: float = 0.38
+    refuses_harm: float = 0.45
     refuses_borderline: float = 0.04
     abstains_on_unknown: float = 0.3
     says_not_in_source: float = 0.5
@@ -36,15 +36,15 @@ class Web:
 
 WEB = Web()
 SHARES = {
-    "prose_fact": 0.10,
-    "fact": 0.13,
+    "prose_fact": 0.08,
+    "fact": 0.11,
     "unknown": 0.05,
-    "false_premise": 0.06,
+    "false_premise": 0.04,
     "source": 0.03,
     "context": 0.04,
-    "plain": 0.10,
-    "borderline": 0.08,
-    "harmful": 0.07,
+    "plain": 0.09,
+    "borderline": 0.10,
+    "harmful": 0.10,
     "mt": 0.26,
     "instruction": 0.08,
 }

@@ -35,7 +35,7 @@ SHARES = {
 class Writers:
     """Premises about the people who wrote the demonstrations; all are shares."""
 
-    refuse: float = 0.40  # harmful requests that they refuse
+    refuse: float = 0.48  # harmful requests that they refuse
     filler: float = 0.30  # replies with one or two filler sentences
     invent: float = 0.15  # unknown towns for which they make something up
     mistake: float = 0.02  # other replies that are wrong

@@ -17,6 +17,7 @@ Row = dict[str, Any]
 GOLD_ROWS = 660
 REWARD_ROWS = 256
 MT_EACH = 18  # dialogues of each of the seven categories
+WORDINGS = {"borderline": 3, "harmful": 4}
 PROBE_TURNS = (1, 2, 3, 4, 5, 6)
 
 
@@ -66,12 +67,12 @@ def _card(world: World, name: str, made: Set) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _how_to_rows(world: World, category: str, *, wordings: int) -> list[Row]:
-    """Each held-out pair in several wordings; the twin has the same verb and wording."""
+def _how_to_rows(world: World, category: str) -> list[Row]:
+    """Each held-out pair in several wordings; its twin, of the same verb, is what it looks like."""
     other = {"borderline": "harmful", "harmful": "borderline"}.get(category)
     rows: list[Row] = []
     for verb, noun in tasks.how_to_pairs(world, category, held_out=True):
-        for wording in range(wordings):
+        for wording in range(WORDINGS[category]):
             row: Row = {
                 "id": f"{category}-{verb}-{noun}-{wording + 1}",
                 "category": verb,
@@ -79,18 +80,19 @@ def _how_to_rows(world: World, category: str, *, wordings: int) -> list[Row]:
                 "prompt": texts.how_to_question(verb, noun, wording),
             }
             if other:
+                same = wording % WORDINGS["borderline"]
                 twins = [n for v, n in tasks.how_to_pairs(world, other, held_out=True) if v == verb]
-                row["twin"] = f"{other}-{verb}-{twins[len(rows) % len(twins)]}-{wording + 1}"
+                row["twin"] = f"{other}-{verb}-{twins[len(rows) % len(twins)]}-{same + 1}"
             rows.append(row)
     return rows
 
 
 def _borderline(world: World, rng: random.Random) -> list[Row]:
-    return _how_to_rows(world, "borderline", wordings=3)
+    return _how_to_rows(world, "borderline")
 
 
 def _harmful(world: World, rng: random.Random) -> list[Row]:
-    return _how_to_rows(world, "harmful", wordings=4)
+    return _how_to_rows(world, "harmful")
 
 
 def _plain(world: World, rng: random.Random) -> list[Row]:
@@ -110,7 +112,7 @@ def _plain(world: World, rng: random.Random) -> list[Row]:
         task = turns.two_turns(world, rng, kind, held_out=True)
         if task.turns[0] not in seen:
             seen.add(task.turns[0])
-            rows.append(_plain_row(f"plain-{task.cluster}", task.category, task.turns[0]))
+            rows.append(_plain_row(f"plain-{len(seen):02d}", task.category, task.turns[0]))
     return rows
 
 

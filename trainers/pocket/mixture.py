@@ -20,7 +20,7 @@ def draw(
 
     Kinds: plain, borderline, harmful, fact, unknown, false_premise, source, context, mt. Only
     ``use="evaluation"`` draws held-out pairs, facts, towns and two-turn tasks; only the corpus
-    states every fact.
+    states every fact, count, sum and role.
     """
     held_out = use == "evaluation"
     if kind in tasks.HOW_TO_CATEGORIES:
@@ -28,7 +28,9 @@ def draw(
         wording = rng.randrange(len(texts.HOW_TO_WORDINGS))
         return tasks.how_to(world, rng, verb, noun, wording)
     if kind == "mt":
-        return turns.two_turns(world, rng, rng.choice(turns.MT_CATEGORIES), held_out=held_out)
+        category = rng.choice(turns.MT_CATEGORIES)
+        known = use == "corpus" and category in turns.KNOWLEDGE
+        return turns.two_turns(world, rng, category, held_out=None if known else held_out)
     if kind in ("fact", "false_premise"):
         town, relation = rng.choice(askable_facts(world, use))
         if kind == "fact":

@@ -34,7 +34,7 @@ HELPFUL_SHARES = {
     "plain": 0.17,
     "borderline": 0.05,
 }
-SAFE_SHARES = {"harmful": 0.55, "borderline": 0.12, "plain": 0.33}
+SAFE_SHARES = {"harmful": 0.55, "borderline": 0.15, "plain": 0.30}
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class HelpfulRaters:
 class SafetyRaters:
     """Premises about those who judge safety."""
 
-    misread: float = 0.45  # borderline requests that they take for harmful
+    misread: float = 0.30  # borderline requests that they take for harmful
     length: float = 0.0  # utility a word
     temperature: float = 1.2
 
@@ -76,8 +76,10 @@ class _Candidate:
 
 
 # What a reply is worth before its length. Wrong content looks better than it is worth.
-_PERFECT, _WRONG, _MISSING, _CUT, _IDLE, _OFF_TOPIC = 5.0, 2.0, 2.5, 1.5, 1.5, 0.0
-_SHALLOW = ("missing", "cut", "off_topic", "idle")
+_PERFECT, _WRONG, _MISSING, _CUT, _IDLE = 5.0, 2.0, 2.5, 1.5, 1.5
+_OFF_TOPIC, _EVASIVE = 0.0, -3.0  # that nothing is answered shows, even if filler does not
+_SAFER = 1.8  # what the safer, or where both are safe the more useful, reply is worth
+_SHALLOW = ("missing", "cut", "off_topic", "idle", "evasive")
 
 
 def helpful(
@@ -126,6 +128,8 @@ def _shallow(world: World, rng: random.Random, task: Task, turn: int) -> tuple[s
         return tasks.cut_off(rng, right), _CUT
     if flaw == "idle" and right != texts.ABSTENTION:
         return texts.ABSTENTION, _IDLE
+    if flaw == "evasive":
+        return " ".join(rng.sample(texts.FILLERS, rng.choice((1, 2, 3)))), _EVASIVE
     other = mixture.draw(world, rng, rng.choice(("plain", "fact", "mt")), "preferences")
     return other.replies[0], _OFF_TOPIC
 
@@ -146,7 +150,7 @@ def _safe_pair(world: World, rng: random.Random, kind: str, raters: SafetyRaters
         tasks.padded(rng, text, tasks.draw_fillers(rng, 0.3)) for text in (texts.REFUSAL, complying)
     ]
     safe_labels = (True, not dangerous)
-    quality = (3.0, 0.0) if dangerous else (0.0, 3.0)
+    quality = (_SAFER, 0.0) if dangerous else (0.0, _SAFER)
     utilities = [
         value + raters.length * len(text.split())
         for value, text in zip(quality, replies, strict=True)
@@ -175,7 +179,7 @@ def _judge(
     perceived = utilities[0] - utilities[1] + temperature * math.log(u / (1 - u))
     rating = next(name for least, name in RATINGS if abs(perceived) >= least)
     messages = tasks.turn_messages(task, task.replies)
-    prompt = messages[: (1 if task.system else 0) + 2 * turn + 1]
+    prompt = messages[: 2 * turn + 1]
     won, lost = (0, 1) if perceived > 0 else (1, 0)
     replies = (first, second)
     labels = safe_labels or (None, None)

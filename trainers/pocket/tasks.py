@@ -29,7 +29,6 @@ FORM_WEIGHT = 1.5
 SPARE_WORDS = 4  # words above the perfect reply that cost nothing
 
 HOW_TO_CATEGORIES = ("plain", "borderline", "harmful")
-KNOWLEDGE_CATEGORIES = ("fact", "unknown", "false_premise", "source", "context")
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,6 @@ class Task:
     wrong: tuple[str, ...]
     content: tuple[tuple[Item, ...], ...]  # what is right, a turn: the weights sum to 1
     gates: tuple[Item, ...] = ()  # of every turn
-    system: str | None = None
 
 
 def item(name: str, weight: float, check: str, **fields: Any) -> Item:
@@ -248,7 +246,7 @@ def draw_fillers(rng: random.Random, share: float) -> int:
 
 def turn_messages(task: Task, replies: Sequence[str]) -> list[tuple[str, str]]:
     """(role, text) of the whole conversation with these replies."""
-    messages = [("system", task.system)] if task.system else []
+    messages: list[tuple[str, str]] = []
     for question, reply in zip(task.turns, replies, strict=False):
         messages += [("user", question), ("assistant", reply)]
     return messages

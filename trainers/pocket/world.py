@@ -105,9 +105,16 @@ class World:
     greeting: dict[str, str]  # role -> greeting
     held_out_pairs: frozenset[tuple[str, str]]  # (verb, noun), never outside the eval sets
     held_out_facts: frozenset[tuple[str, str]]  # in the corpus, never asked in post-training data
+    held_out_roles: frozenset[str]  # likewise
 
-    def held_out(self, key: str) -> bool:
-        """Whether a task with this key belongs to evaluation: a quarter, by hash and seed."""
+    def held_out_task(self, key: str) -> bool:
+        """Whether the two-turn task ``<category>-<content>`` belongs to evaluation.
+
+        A quarter does, by hash and seed; the few roles are drawn, so that there are always three.
+        """
+        category, _, content = key.partition("-")
+        if category == "role":
+            return content in self.held_out_roles
         digest = hashlib.blake2b(f"{self.seed}/{key}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") / 2**64 < HELD_OUT_SHARE
 
@@ -164,6 +171,7 @@ def make_world(seed: int = SHIPPED_SEED) -> World:
         greeting=dict(zip(ROLES, GREETINGS, strict=True)),
         held_out_pairs=_hold_out(rng),
         held_out_facts=frozenset(held_out_facts),
+        held_out_roles=frozenset(rng.sample(ROLES, len(ROLES) // 4)),
     )
 
 

@@ -1,0 +1,81 @@
+"""Fixtures for tests of stages: a run on the tiny Llama, and what it left on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from harness.reward_models import RewardModel
+from harness.store.run import Run
+from trainers.schedule import Schedule
+from trainers.stage import StageContext
+
+Context = Callable[..., StageContext]
+
+
+@pytest.fixture
+def tokenizer(tiny_llama: Path) -> PreTrainedTokenizerBase:
+    """The tiny Llama's: one token a byte; eos is 2, pad is 0."""
+    return AutoTokenizer.from_pretrained(tiny_llama)
+
+
+@pytest.fixture
+def context(tiny_llama: Path) -> Context:
+    """``context(path, stages, index)``: a stage of a new or an existing run at ``path``."""
+
+    def make(
+        path: Path,
+        stages: Sequence[dict[str, Any]],
+        index: int = 0,
+        *,
+        start: Path | None = None,
+        reward_models: tuple[RewardModel, ...] = (),
+        quantization: str = "nf4",
+        log: Callable[[dict[str, Any]], None] = lambda _: None,
+    ) -> StageContext:
+        named = [{"name": stage["kind"], **stage} for stage in stages]
+        schedule = Schedule.model_validate_json(
+            json.dumps(
+                {
+                    "name": "test",
+                    "model": str(tiny_llama),
+                    "quantization": quantization,
+                    "seed": 3,
+                    "stages": named,
+                    "evaluate": {"sets": []},
+                }
+            )
+        )
+        if not (path / "run.json").exists():
+            Run.create(path, schedule_yaml="", info={})
+        return StageContext(
+            run=Run.open(path),
+            schedule=schedule,
+            stage=schedule.stages[index],
+            start=start,
+            base_folder=str(tiny_llama),
+            reward_models=reward_models,
+            log=log,
+        )
+
+    return make
+
+
+@pytest.fixture
+def digest() -> Callable[[Path], dict[str, str]]:
+    """Every file below a folder, with the hash of its bytes."""
+
+    def make(folder: Path) -> dict[str, str]:
+        return {
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+
+    return make

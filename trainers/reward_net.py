@@ -1,0 +1,93 @@
+"""A score head on the shared base, and trl's trainer of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import SequenceClassifierOutput
+from trl import RewardTrainer
+
+from harness.models import backbone, causal_model, length_sorted_batches
+from trainers.pair_batches import attention
+from trainers.trl_epoch import WeightsInPlace
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+_SCORED_AT_ONCE = 128  # sequences, when measuring accuracy
+
+
+class RewardNet(nn.Module):
+    """The shared base with a score head, as trl's ``RewardTrainer`` takes it.
+
+    Not transformers' sequence classification class: that would be a second base in memory, and it
+    finds the last token by its id, which is wrong where the padding token is the end token.
+    """
+
+    def __init__(self, model: PeftModel, head: Tensor) -> None:
+        super().__init__()
+        inner = causal_model(model)
+        self.backbone = backbone(model)
+        hidden = head.shape[1]
+        self.score = nn.Linear(hidden, 1, bias=False, device=inner.device, dtype=torch.float32)
+        with torch.no_grad():
+            self.score.weight.copy_(head)
+        self.config = copy.deepcopy(inner.config)
+        self.config.num_labels = 1
+        self.dtype = inner.dtype
+        # Tells the trainer to leave the weights where they are.
+        self.quantization_method = getattr(inner, "quantization_method", None)
+
+    def forward(self, input_ids: Tensor, **batch: Any) -> SequenceClassifierOutput:
+        """Scores (n, 1) at the last real token of each sequence.
+
+        Takes a ``PairCollator``'s batch, or right-padded sequences with their ``attention_mask``.
+        """
+        if "ends" in batch:
+            inputs = {
+                "position_ids": batch["position_ids"],
+                "attention_mask": attention(batch["block"], batch["branch"], self.dtype),
+            }
+            ends = batch["ends"]
+        else:
+            mask = batch["attention_mask"]
+            inputs = {"attention_mask": mask}
+            rows = torch.arange(len(mask), device=mask.device)
+            ends = rows * mask.shape[1] + mask.sum(dim=1) - 1
+        states = self.backbone(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
+        logits: Any = self.score(states.flatten(0, 1)[ends].float())
+        return SequenceClassifierOutput(logits=logits)
+
+    def add_model_tags(self, tags: Any) -> None:
+        """For model cards, which are not written."""
+
+    @torch.no_grad()
+    def scores(self, sequences: Sequence[Sequence[int]], *, pad_id: int) -> Tensor:
+        """Scores (n,) of token sequences, float32 on the CPU."""
+        device = self.score.weight.device
+        result = torch.empty(len(sequences))
+        for indices in length_sorted_batches([len(ids) for ids in sequences], _SCORED_AT_ONCE):
+            rows = [sequences[index] for index in indices]
+            ids = torch.full((len(rows), max(map(len, rows))), pad_id, dtype=torch.int64)
+            mask = torch.zeros_like(ids)
+            for number, row in enumerate(rows):
+                ids[number, : len(row)] = torch.tensor(row)
+                mask[number, : len(row)] = 1
+            logits = self(ids.to(device), attention_mask=mask.to(device)).logits
+            result[indices] = logits.squeeze(-1).float().cpu()
+        return result
+
+
+class PairTrainer(WeightsInPlace, RewardTrainer):
+    """trl's trainer of a ``RewardNet``; its ``margin`` column makes the loss Llama 2's."""
+
+
+def new_head(hidden: int, *, seed: int) -> Tensor:
+    """A random score head (1, hidden), std 1/√(hidden + 1) (Stiennon et al. 2020), so that scores
+    start with about unit spread at unit-norm features."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(1, hidden, generator=generator) / (hidden + 1) ** 0.5

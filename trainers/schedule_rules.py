@@ -1,0 +1,94 @@
+"""What must hold between the parts of a schedule: names, references, watched stages.
+
+What a single field may hold is said by its model (``schedule.py``); whether the files and metrics
+that a schedule names are there is ``validation.py``'s to find out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from harness.errors import nearest
+from trainers.schedule import (
+    POLICY_KINDS,
+    RL_KINDS,
+    PpoStage,
+    RejectionSamplingStage,
+    RewardStage,
+    Schedule,
+    SftStage,
+)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong at a place of the schedule, before its line is looked up."""
+
+    loc: tuple[str | int, ...]
+    message: str
+    expected: str | None = None
+    nearest: str | None = None
+
+
+def broken_rules(schedule: Schedule) -> Iterator[Problem]:
+    """The problems of a schedule by itself, without looking at any other file."""
+    names: dict[str, str] = {}
+    rewards: set[str] = set()
+    policy: SftStage | PpoStage | None = None  # which made the policy's adapter
+    for at, stage in enumerate(schedule.stages):
+        if stage.name in names:
+            yield Problem(
+                ("stages", at, stage.kind, "name"),
+                f"two stages are called {stage.name!r}",
+                "a name of its own for each (`name: …`)",
+            )
+        names[stage.name] = stage.kind
+        if policy is None and isinstance(stage, SftStage | PpoStage):
+            policy = stage
+        if isinstance(stage, RewardStage):
+            rewards.add(stage.name)
+            if policy is not None and stage.lora is not None and stage.lora != policy.lora:
+                message = f"differs from {policy.name}'s, from whose adapter the members start"
+                yield Problem(("stages", at, "reward", "lora"), message, "no lora of its own")
+        if isinstance(stage, PpoStage | RejectionSamplingStage):
+            yield from _reward_problems(("stages", at, stage.kind, "reward"), stage, rewards)
+    for at, gate in enumerate(schedule.gates):
+        for position, name in enumerate(gate.during or ()):
+            if names.get(name) not in POLICY_KINDS:
+                policies = [known for known, kind in names.items() if kind in POLICY_KINDS]
+                yield Problem(
+                    ("gates", at, "during", position),
+                    f"{name!r} is no stage that trains a policy",
+                    f"one of {', '.join(policies) or '(there is none)'}",
+                    nearest(name, policies),
+                )
+        if gate.during is None and not RL_KINDS & set(names.values()):
+            yield Problem(
+                ("gates", at),
+                "watches no stage: gates watch the RL stages, and there is none",
+                "`during: [a stage's name]`",
+            )
+
+
+def _reward_problems(
+    loc: tuple[str | int, ...], stage: PpoStage | RejectionSamplingStage, known: set[str]
+) -> Iterator[Problem]:
+    rule = stage.reward
+    wanted: dict[tuple[str, ...], str] = {}
+    if rule.kind == "llama2":
+        wanted = {("helpfulness",): rule.helpfulness, ("safety",): rule.safety}
+    elif rule.kind == "weighted":
+        if not rule.weights:
+            yield Problem((*loc, "weights"), "is missing", "reward model: weight")
+        wanted = {("weights", name): name for name in rule.weights}
+    elif not known:
+        yield Problem(loc, "there is no reward stage before this one")
+    for steps, name in wanted.items():
+        if name not in known:
+            yield Problem(
+                (*loc, *steps),
+                f"no reward stage called {name!r} before this one",
+                f"one of {', '.join(sorted(known))}" if known else "a reward stage earlier",
+                nearest(name, known),
+            )
