@@ -43,7 +43,7 @@ HERE = Path(__file__).resolve().parent
 SCHEDULES = HERE.parent / "schedules"
 SEEDS = (501, 502, 503, 504, 505)  # fresh: used for nothing before these runs
 REBUILT = 505  # this one on another world and base
-WORLD = 1  # seed of that world
+WORLD = 8  # seed of that world
 CONTROL_SEEDS = (501, 502)
 MEMBERS = ("stages.helpfulness.members=3", "stages.safety.members=3")
 CONTROLS = {

@@ -25,8 +25,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy.stats import spearmanr
 
-from harness.evaluation import Evaluation, Items
 from harness.evalsets import EvalSet
+from harness.evaluation import Evaluation, Items
 from harness.judges.rubric import rescore
 from harness.stats import Paired, paired
 from harness.store.run import Run
@@ -180,9 +180,7 @@ def gold_peaks_inside(run: Trajectory, evalset: EvalSet) -> tuple[Check, Check, 
     )
 
 
-def _ordered(
-    found: tuple[int, Paired, Paired], last: int
-) -> tuple[int, int, Paired, Paired]:
+def _ordered(found: tuple[int, Paired, Paired], last: int) -> tuple[int, int, Paired, Paired]:
     return found[0], last, found[1], found[2]
 
 
