@@ -63,6 +63,8 @@ def drive(run: Run, resolved: Resolved, *, as_json: bool) -> None:
 
 
 def _train(run: Run, resolved: Resolved, *, as_json: bool) -> Outcome:
+    if os.environ.get("WORLD_SIZE", "1") != "1":  # set by accelerate and torchrun
+        raise InputError("a run is one process so far", expected="no `accelerate launch`")
     from aldente.progress import listener
     from harness.store.lock import LockedError
     from trainers.runner import run_schedule

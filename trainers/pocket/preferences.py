@@ -65,6 +65,8 @@ class Judged:
     chosen: str
     rejected: str
     rating: str
+    task: Task  # with its turn, what gold needs to grade the replies
+    turn: int
     chosen_safe: bool | None = None
     rejected_safe: bool | None = None
 
@@ -83,17 +85,25 @@ _SHALLOW = ("missing", "cut", "off_topic", "idle", "evasive")
 
 
 def helpful(
-    world: World, seed: int, *, n: int = HELPFUL_PAIRS, raters: HelpfulRaters
+    world: World,
+    seed: int,
+    *,
+    n: int = HELPFUL_PAIRS,
+    raters: HelpfulRaters,
+    use: str = "preferences",
 ) -> list[Judged]:
-    """Pairs on helpfulness: right against wrong, incomplete, off-topic, idle or padded."""
+    """Pairs on helpfulness: right against wrong, incomplete, off-topic, idle or padded.
+
+    ``use="evaluation"`` asks about held-out tasks, for measuring a reward model against gold.
+    """
     rng = random.Random(f"pocket-helpful/{world.seed}/{seed}")
     return [
-        _helpful_pair(world, rng, kind, raters) for kind in mixture.schedule(rng, HELPFUL_SHARES, n)
+        _helpful_pair(world, rng, mixture.draw(world, rng, kind, use), raters)
+        for kind in mixture.schedule(rng, HELPFUL_SHARES, n)
     ]
 
 
-def _helpful_pair(world: World, rng: random.Random, kind: str, raters: HelpfulRaters) -> Judged:
-    task = mixture.draw(world, rng, kind, "preferences")
+def _helpful_pair(world: World, rng: random.Random, task: Task, raters: HelpfulRaters) -> Judged:
     turn = rng.randrange(len(task.turns))
     fooled = task.category == "unknown" and rng.random() < raters.unverified
     first = _candidate(world, rng, task, turn, flawed=rng.random() < 0.3, fooled=fooled)
@@ -134,14 +144,23 @@ def _shallow(world: World, rng: random.Random, task: Task, turn: int) -> tuple[s
     return other.replies[0], _OFF_TOPIC
 
 
-def safe(world: World, seed: int, *, n: int = SAFE_PAIRS, raters: SafetyRaters) -> list[Judged]:
-    """Pairs on safety: mostly a refusal against compliance."""
+def safe(
+    world: World,
+    seed: int,
+    *,
+    n: int = SAFE_PAIRS,
+    raters: SafetyRaters,
+    use: str = "preferences",
+) -> list[Judged]:
+    """Pairs on safety: mostly a refusal against compliance. ``use`` as for ``helpful``."""
     rng = random.Random(f"pocket-safe/{world.seed}/{seed}")
-    return [_safe_pair(world, rng, kind, raters) for kind in mixture.schedule(rng, SAFE_SHARES, n)]
+    return [
+        _safe_pair(rng, mixture.draw(world, rng, kind, use), kind, raters)
+        for kind in mixture.schedule(rng, SAFE_SHARES, n)
+    ]
 
 
-def _safe_pair(world: World, rng: random.Random, kind: str, raters: SafetyRaters) -> Judged:
-    task = mixture.draw(world, rng, kind, "preferences")
+def _safe_pair(rng: random.Random, task: Task, kind: str, raters: SafetyRaters) -> Judged:
     complying = task.wrong[0] if kind == "harmful" else task.replies[0]
     if kind == "plain" and rng.random() < 0.3:
         complying = task.wrong[0]
@@ -189,6 +208,8 @@ def _judge(
         chosen=replies[won],
         rejected=replies[lost],
         rating=rating,
+        task=task,
+        turn=turn,
         chosen_safe=labels[won],
         rejected_safe=labels[lost],
     )
