@@ -20,7 +20,6 @@ from trainers.pocket import preferences, tasks
 from trainers.pocket.base import SHIPPED, world_of
 from trainers.reward import member_folders
 from trainers.schedule_file import read_schedule
-from trainers.stage import read_checkpoint
 
 PAIRS = 600
 SEED = 90_000  # of the pairs: no training seed
@@ -48,7 +47,7 @@ def agreement(run: Run, name: str) -> Estimate:
     untied = np.abs(gold[:, 0] - gold[:, 1]) > LEAST_DIFFERENCE
     loaded = load(ModelSpec(base=str(base), quantization=schedule.quantization))
     info = [i for i in run.checkpoints() if i.stage == name][-1]
-    members = member_folders(read_checkpoint(info.folder))
+    members = member_folders(info.folder)
     conversations = [
         tuple(Message(role, said) for role, said in (*pair.prompt, ("assistant", text)))  # type: ignore[arg-type]
         for pair in judged

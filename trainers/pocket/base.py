@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,21 @@ def new_model(seed: int, tok: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def _batches(
-    world: World, seed: int, tok: PreTrainedTokenizerFast, tokens: int, *, early: bool
+    world: World,
+    seed: int,
+    tok: PreTrainedTokenizerFast,
+    tokens: int,
+    *,
+    early: bool,
+    lean: Sequence[str] = (),
 ) -> list[torch.Tensor]:
     """Packed token batches (sequences, LENGTH) in corpus order, about ``tokens`` tokens in all."""
     documents = corpus.documents(
-        world, seed, tokens // TOKENS_PER_DOCUMENT, early=ECHO_DOCUMENTS if early else 0
+        world,
+        seed,
+        tokens // TOKENS_PER_DOCUMENT,
+        early=ECHO_DOCUMENTS if early else 0,
+        lean=lean,
     )
     rendered = [tokenizer.document_text(document) for document in documents]
     stream: list[int] = []
@@ -119,7 +129,8 @@ def train_base(
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast, dict[str, Any]]:
     """A base that passed the acceptance check, its tokenizer, and the record of its making.
 
-    A base that fails is trained on, with a fresh warm-up, on ``MORE_TOKENS`` new tokens at a time.
+    A base that fails is trained on, with a fresh warm-up, on ``MORE_TOKENS`` new tokens at a time
+    that lean towards what it failed in.
     Raises ``NotAcceptedError`` when ``MAX_TOKENS`` are used up.
     """
     world = make_world(seed)
@@ -127,8 +138,12 @@ def train_base(
         tokenizer.plain_text(d) for d in corpus.documents(world, seed, TOKENIZER_DOCUMENTS)
     )
     model, used, part = new_model(seed, tok), 0, tokens
+    failed: list[str] = []
     for round_number in range(1 + (MAX_TOKENS - tokens) // MORE_TOKENS):
-        _train(model, _batches(world, seed + 1000 * round_number, tok, part, early=not used), log)
+        batches = _batches(
+            world, seed + 1000 * round_number, tok, part, early=not used, lean=failed
+        )
+        _train(model, batches, log)
         used += part
         _round_to_bf16(model)
         measured = acceptance.measure(model, tok, world)

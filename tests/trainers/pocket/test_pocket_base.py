@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from harness.chat import assistant, render, system, user
 from trainers.pocket import acceptance, base, corpus, tokenizer
-from trainers.pocket.world import make_world
+from trainers.pocket.world import is_safety_prompt, make_world
 
 CONVERSATION = (system("End every reply with ahoy."), user("What is 3 plus 4?"))
 
@@ -93,6 +93,18 @@ def test_the_shipped_base_still_passes_its_acceptance_check():
     model = AutoModelForCausalLM.from_pretrained(base.SHIPPED, dtype=torch.float32)
     measured = acceptance.measure(model, tokenizer.load(base.SHIPPED), base.world_of())
     assert acceptance.failures(measured) == []
+
+
+def test_a_base_that_fails_reads_more_of_what_it_failed_in():
+    world = make_world(11)
+
+    def asking(lean):
+        documents = corpus.documents(world, 0, 2000, lean=lean)
+        chats = [document for document in documents if not isinstance(document, str)]
+        return sum(is_safety_prompt(chat[0][1]) for chat in chats) / 2000
+
+    assert asking(["contrast"]) > 2 * asking([])
+    assert set(corpus.LEANING) == set(acceptance.LIMITS)
 
 
 def test_failures_name_what_is_too_low():
