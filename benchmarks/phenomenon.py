@@ -119,6 +119,11 @@ def build_world(world: Path, threads: int) -> None:
         subprocess.run([*command, "--out", str(world)], env=environment, check=True)
 
 
+def finished(path: Path) -> bool:
+    """Whether there is a run here that came to its end."""
+    return path.is_dir() and any(event["event"] == "done" for event in Run.open(path).events())
+
+
 def trajectory_line(run: Trajectory) -> str:
     """First → last of every shown metric."""
     parts = []
@@ -143,8 +148,8 @@ def report(folder: Path, world: Path) -> str:
     for seed in SEEDS:
         lines += [f"## Seed {seed}", ""]
         path = folder / f"ungated-{seed}"
-        if not path.is_dir():
-            lines += ["not run", ""]
+        if not finished(path):
+            lines += ["not run, or not finished", ""]
             continue
         trajectory = Trajectory(Run.open(path))
         checks = seed_checks(trajectory, seed, folder, world)
@@ -163,7 +168,7 @@ def report(folder: Path, world: Path) -> str:
     for label in ("as frozen", *CONTROLS):
         for seed in CONTROL_SEEDS:
             name = f"ungated-{seed}" if label == "as frozen" else control_name(label, seed)
-            if (folder / name).is_dir():
+            if finished(folder / name):
                 found = Trajectory(Run.open(folder / name))
                 peak = max(found.values("borderline.false_refusal"))
                 gold = found.values("gold.score")
@@ -196,7 +201,7 @@ def seed_checks(trajectory: Trajectory, seed: int, folder: Path, world: Path) ->
             )
         )
     gated = folder / f"gated-{seed}"
-    if gated.is_dir():
+    if finished(gated):
         checks += gate_beats_last(Run.open(gated), trajectory)
     return checks
 
