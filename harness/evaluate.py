@@ -134,8 +134,7 @@ def evaluate(
     write_parquet(out / PARQUET, evalset.rows, samples, evalset.splits)
     summary["seconds"] = round(time.monotonic() - started, 3)
     write_json(out / "summary.json", summary)
-    (out / JOURNAL).unlink()
-    commit(out)
+    commit(out, scratch=(JOURNAL,))
     return SetEvaluation.open(out)
 
 
