@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from harness.engines.config import EngineConfig
+from harness.store.kinds import POLICY_KINDS, RL_KINDS
 from trainers.data_instructions import InstructionRow
 from trainers.schedule_ghost import GhostAttentionStage
 from trainers.schedule_parts import (
@@ -383,8 +384,3 @@ AnyStage = Annotated[
     | DpoStage,
     Field(discriminator="kind"),
 ]
-# The stages that gates watch unless they name others: those after which answers may get worse.
-RL_KINDS = frozenset(
-    {"rejection_sampling", "context_distillation", "ghost_attention", "ppo", "rloo", "dpo"}
-)
-POLICY_KINDS = RL_KINDS | {"sft"}

@@ -21,6 +21,7 @@ from dashboards.data.overoptimization import (
     rl_stages,
 )
 from dashboards.sidebar import State
+from harness.store.kinds import PROXY_KINDS
 
 
 def page() -> None:
@@ -82,7 +83,8 @@ def _missing(state: State, view: View) -> None:
     if kl_metric(view) is None:
         show.empty(
             "No checkpoint has a KL: it takes an eval set of the probe `reward` (such as "
-            "pocket/reward) under `evaluate.sets`, and a stage of ppo or rejection_sampling. "
+            "pocket/reward) under `evaluate.sets`, and a stage that is trained for a reward or on "
+            f"preferences ({', '.join(sorted(PROXY_KINDS))}). "
             "If the run is not there yet, this goes on:",
             f"aldente resume {state.run_argument}",
         )

@@ -14,8 +14,8 @@ import numpy as np
 from dashboards.data.estimating import items
 from dashboards.data.index import EvalEntry, View
 from dashboards.data.metrics import catalogue, metrics
-from dashboards.data.schedule import REWARD
 from harness import stats
+from harness.store.kinds import REWARD
 
 _SINCE_START = ("kl", "kl_token")  # measured from where the stage began
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from dashboards.data.index import RunIndex, read_index
 from dashboards.data.metrics import opened
-from dashboards.data.schedule import REWARD, plan
+from dashboards.data.schedule import plan
 from harness.samples import JOURNAL
 from harness.store import lock
 from harness.store.commit import is_committed
+from harness.store.kinds import REWARD
 from harness.store.run import State
 
 FRESH = lock.STALE  # seconds: a heartbeat older than this means nothing

@@ -14,9 +14,9 @@ import pandas as pd
 
 from dashboards.data.estimating import at_level
 from dashboards.data.index import EvalEntry, Problem, RunIndex, View
-from dashboards.data.schedule import REWARD
 from harness.errors import InputError, IntegrityError
 from harness.evaluation import SetEvaluation
+from harness.store.kinds import REWARD
 
 CHECKPOINT_COLUMNS = ["checkpoint", "order", "stage", "kind", "epoch", "verdict", "action"]
 METRIC_COLUMNS = [

@@ -12,6 +12,7 @@ from dashboards.data.changes import Shift, shift
 from dashboards.data.index import View
 from dashboards.data.metrics import catalogue, metrics
 from harness.overoptimization import Fit, distance, fit
+from harness.store.kinds import PROXY_KINDS
 
 _CURVE = 200  # points of the drawn curve
 
@@ -57,12 +58,12 @@ def kl_metric(view: View) -> str | None:
 
 
 def rl_stages(view: View) -> list[str]:
-    """The stages that have a KL to speak of, in the order of training."""
+    """The stages that were optimised for a proxy and have a KL, in the order of training."""
     kl = kl_metric(view)
     if kl is None:
         return []
     found = metrics(view, (kl,))
-    found = found[found["kind"].isin(("ppo", "rejection_sampling")) & found["value"].notna()]
+    found = found[found["kind"].isin(PROXY_KINDS) & found["value"].notna()]
     return list(dict.fromkeys(found["stage"]))
 
 

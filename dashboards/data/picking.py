@@ -12,8 +12,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from dashboards.data.index import RunIndex, read_index
-from dashboards.data.schedule import REWARD, plan
+from dashboards.data.schedule import plan
 from harness.selection import Selection, pick
+from harness.store.kinds import REWARD
 from harness.store.run import Run
 
 

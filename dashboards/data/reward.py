@@ -19,9 +19,9 @@ from dashboards.data.changes import Shift, shift
 from dashboards.data.index import EvalEntry, RunIndex, View
 from dashboards.data.metrics import opened
 from dashboards.data.queries import query
-from dashboards.data.schedule import REWARD
 from harness.estimates import Estimate, Items, estimate
 from harness.stats import z_value
+from harness.store.kinds import REWARD
 
 FEWEST, MOST = 6, 32  # cells along a side of the plane
 BINS = 40  # of a score's distribution

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from dashboards.data.index import RunIndex, find_runs, read_index
-from dashboards.data.schedule import REWARD
+from harness.store.kinds import REWARD
 
 COLUMNS = [
     *("run", "state", "created", "seed", "stage", "checkpoints", "evaluated"),

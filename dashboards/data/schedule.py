@@ -15,9 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from dashboards.data.index import RunIndex
-
-RL_KINDS = frozenset({"ppo", "rejection_sampling"})
-REWARD = "reward"  # the kind of stage whose checkpoints are never evaluated as policies
+from harness.store.kinds import RL_KINDS
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from dashboards.data.tradeoff import default_axes, tradeoff
 from harness import stats
 from harness.evaluation import Evaluation
 from harness.overoptimization import fit_evaluations
+from harness.store.kinds import POLICY_KINDS, PROXY_KINDS, RL_KINDS
 from harness.store.run import Run
 
 
@@ -138,6 +139,23 @@ def test_the_fit_is_the_harnesss(made: Path) -> None:
     assert found.fit == truth
     kl = [e.metric("reward.kl", "all").value for n, e in evaluations(made).items() if "ppo" in n]
     assert found.points["d"].to_numpy() ** 2 == pytest.approx(np.array(kl, dtype=float))
+
+
+@pytest.mark.parametrize("kind", sorted(POLICY_KINDS - {"ppo"}))
+def test_stages_of_every_kind(spoilt: Path, kind: str) -> None:
+    """Gates without ``during`` watch the RL stages; those with a proxy have gold against KL."""
+    for path in spoilt.glob("checkpoints/ppo-*/checkpoint.json"):
+        path.write_text(path.read_text().replace('"kind": "ppo"', f'"kind": "{kind}"'))
+    text = (spoilt / "schedule.yaml").read_text()
+    text = text.replace("- ppo: {name: ppo", f"- {kind}: {{name: ppo").replace(
+        ", during: [ppo]", ""
+    )
+    (spoilt / "schedule.yaml").write_text(text)
+    index = read_index(spoilt)
+    assert set(checkpoints(index)["kind"]) == {"sft", "reward", kind}
+    gates = [limit for limit in plan(index).limits if limit.source == "gate"]
+    assert [gate.stages for gate in gates] == [("ppo",) if kind in RL_KINDS else ()] * 2
+    assert rl_stages(View.of(index)) == (["ppo"] if kind in PROXY_KINDS else [])
 
 
 def test_a_fit_of_too_few_points_says_so(made: Path) -> None:
