@@ -7,6 +7,7 @@ with its bytes, so that a number always belongs to the file that carries its nam
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -20,11 +21,13 @@ from harness.conversing import log_probs
 from harness.engines.local import LocalEngine
 from harness.errors import InputError, IntegrityError
 from harness.evaluate import Judge, evaluate
-from harness.evaluation import Evaluation
+from harness.evaluation import Evaluation, SetEvaluation
 from harness.judges.llm.config import make_judge
 from harness.models import LoadedModel, ModelSpec, load
+from harness.probes import available_metrics
+from harness.reward_identity import reward_identity
 from harness.reward_models import RewardModel, RewardScorer, Rule
-from harness.store.commit import is_committed
+from harness.store.commit import COMMIT, is_committed
 from trainers import (
     context_distillation,
     dpo,
@@ -95,6 +98,7 @@ class LiveBase:
         self._schedule = resolved.schedule
         self._loaded: LoadedModel | None = None
         self._judge: Judge | None = None
+        self._rewards: dict[tuple[tuple[RewardModel, ...], str], dict[str, Any]] = {}
 
     def train(
         self, stage: AnyStage, start: Path | None, log: Callable[[dict[str, Any]], None]
@@ -148,16 +152,35 @@ class LiveBase:
     def evaluate(
         self, checkpoint: Checkpoint, start: Path | None, progress: Progress
     ) -> Evaluation:
-        """The checkpoint on every set of the schedule; what is committed already is only read."""
+        """The checkpoint on every set of the schedule. What is committed already is only read,
+        unless it was measured by another reward than the checkpoint's: then it is done again."""
         outs = {
             evalset.name: self._run.eval_folder(checkpoint.name, evalset.name, evalset.hash)
             for evalset in self._resolved.evalsets
         }
-        if not all(is_committed(folder) for folder in outs.values()):
+        committed = {name for name, folder in outs.items() if is_committed(folder)}
+        for evalset in self._resolved.evalsets:
+            out = outs[evalset.name]
+            if evalset.name in committed and self._by_another_reward(checkpoint, evalset, out):
+                (out / COMMIT).unlink()  # first: a kill leaves nothing that looks whole
+                shutil.rmtree(out)
+                committed.remove(evalset.name)
+        missing = [each for each in self._resolved.evalsets if each.name not in committed]
+        if missing:
             with self._seated(checkpoint, start) as seat:
-                for evalset in self._resolved.evalsets:
+                for evalset in missing:
                     seat.measure(evalset, outs[evalset.name], progress)
         return Evaluation.open(checkpoint.name, outs.values())
+
+    def _by_another_reward(self, checkpoint: Checkpoint, evalset: EvalSet, out: Path) -> bool:
+        """Whether a committed evaluation has numbers of a reward that is not the checkpoint's."""
+        possible = available_metrics(evalset, True, True, True)
+        if not any("rewards" in metric.needs for metric in possible.values()):
+            return False
+        found = SetEvaluation.open(out).summary["identity"]
+        stage = self._schedule.stages[self._place(checkpoint.stage)]
+        wanted = self._reward_identity(*self._reward(stage))
+        return any(found.get(key) != value for key, value in wanted.items())
 
     def base(self) -> LoadedModel:
         """The base model, loaded at most once.
@@ -220,13 +243,28 @@ class LiveBase:
             return following[0]
         return rules[-1][1] if rules else RewardRule(kind="mean")
 
+    def _reward(self, stage: AnyStage) -> tuple[tuple[RewardModel, ...], Rule]:
+        """By what a checkpoint of the stage is rewarded; without reward models while there are not
+        all that the rule names."""
+        rule, reward_models = self._rule(stage), self._reward_models(stage)
+        if not rule.reward_models() <= {model.name for model in reward_models}:
+            reward_models = ()
+        return reward_models, Rule(**rule.model_dump())
+
+    def _reward_identity(
+        self, reward_models: tuple[RewardModel, ...], rule: Rule
+    ) -> dict[str, Any]:
+        """``reward_identity``, of committed members: read once."""
+        key = (reward_models, repr(rule))
+        if key not in self._rewards:
+            self._rewards[key] = reward_identity(reward_models, rule)
+        return self._rewards[key]
+
     @contextmanager
     def _seated(self, checkpoint: Checkpoint, start: Path | None) -> Iterator[_Seat]:
         """The checkpoint's adapter, its start's and the reward models' on the base, for a while."""
         stage = self._schedule.stages[self._place(checkpoint.stage)]
-        loaded, rule, reward_models = self.base(), self._rule(stage), self._reward_models(stage)
-        if not rule.reward_models() <= {model.name for model in reward_models}:
-            reward_models = ()  # the rule cannot speak yet
+        loaded, (reward_models, rule) = self.base(), self._reward(stage)
         with ExitStack() as stack:
             stack.enter_context(_adapter(loaded, _CANDIDATE, checkpoint.folder))
             if start is not None:
@@ -238,15 +276,16 @@ class LiveBase:
                     loaded.model,
                     loaded.tokenizer,
                     reward_models,
-                    Rule(**rule.model_dump()),
+                    rule,
                     batch_size=self._schedule.evaluate.batch,
                     prefix=_REWARDS,
                 )
                 stack.callback(scorer.close)
             stack.enter_context(using(loaded.model, _CANDIDATE))
             has_start = start is not None
+            rewarded_by = self._reward_identity(reward_models, rule)
             judge = self.judge()
-            yield _Seat(self._schedule, checkpoint, loaded, scorer, reward_models, has_start, judge)
+            yield _Seat(self._schedule, checkpoint, loaded, scorer, rewarded_by, has_start, judge)
 
 
 class _Seat:
@@ -258,7 +297,7 @@ class _Seat:
         checkpoint: Checkpoint,
         loaded: LoadedModel,
         scorer: RewardScorer | None,
-        reward_models: Sequence[RewardModel],
+        rewarded_by: Mapping[str, Any],
         has_start: bool,
         judge: Judge | None,
     ) -> None:
@@ -280,10 +319,7 @@ class _Seat:
             "base": loaded.base_fingerprint,
             "adapter": adapter_hash(loaded.model, _CANDIDATE),
             "reference": adapter_hash(loaded.model, _REFERENCE) if has_start else None,
-            "reward_models": {
-                model.name: [hash_file(folder) for folder in model.members]
-                for model in reward_models
-            },
+            **rewarded_by,
         }
 
     def measure(self, evalset: EvalSet, out: Path, progress: Progress) -> None:

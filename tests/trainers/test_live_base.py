@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig
+from safetensors.torch import load_file, save_file
 
 from harness.adapters import (
     adapter_weights,
@@ -22,6 +23,9 @@ from harness.adapters import (
 from harness.engines.local import LocalEngine
 from harness.errors import InputError, IntegrityError
 from harness.models import ModelSpec, load
+from harness.normalisation import measure, write_normalisation
+from harness.reward_models import HEAD_FILE, RewardModel
+from harness.sets import load_set
 from harness.store.run import Run
 from trainers import live_base
 from trainers.live_base import LiveBase
@@ -172,3 +176,111 @@ def test_the_base_still_computes_when_its_only_adapter_was_removed(
     model(input_ids=torch.tensor([[5, 6]]))  # peft's own forward asks for the active adapter
     after = engine.log_probs([[5, 6]], [[7, 8]])
     assert torch.equal(before[0], after[0])
+
+
+# --------------------------------------------------------------------------- by which reward
+
+REWARDED = """\
+  - reward: {name: helpfulness, members: 2, data: demonstrations.jsonl}
+  - ppo: {prompts: demonstrations.jsonl, reward: {kind: weighted, weights: {helpfulness: 1.0}}}
+"""
+
+
+@pytest.fixture
+def rewarded(
+    tmp_path: Path, resolved: Resolved, models: tuple[Path, tuple[RewardModel, ...]]
+) -> tuple[Run, Resolved, Checkpoint]:
+    """A run with a committed reward stage of two members, and a checkpoint of its ppo stage."""
+    text = TEXT.replace("MODEL", resolved.base).replace("evaluate:", REWARDED + "evaluate:")
+    schedule = replace(resolved, schedule=parse_schedule(text, "test.yaml")[0])
+    run = Run.create(tmp_path / "rewarded", schedule_yaml="", info={})
+    start, (helpfulness, _) = models
+
+    def members(folder: Path) -> dict[str, float]:
+        for number, member in enumerate(helpfulness.members):
+            shutil.copytree(member, folder / "members" / str(number))
+            scale = measure(torch.tensor([0.0, 2.0]), "held_out")
+            assert scale is not None
+            write_normalisation(folder / "members" / str(number), scale)
+        return {}
+
+    def policy(folder: Path) -> dict[str, float]:
+        shutil.copytree(start, folder, dirs_exist_ok=True)
+        return {}
+
+    _, reward, ppo = schedule.schedule.stages
+    StageContext(run, schedule.schedule, reward, None, resolved.base).commit(1, members)
+    checkpoint = StageContext(run, schedule.schedule, ppo, None, resolved.base).commit(1, policy)
+    return run, schedule, checkpoint
+
+
+def other_head(run: Run, resolved: Resolved) -> Resolved:
+    head = run.path / "checkpoints" / "helpfulness-e001" / "members" / "1" / HEAD_FILE
+    save_file({"weight": load_file(head)["weight"] + 1.0}, head)
+    return resolved
+
+
+def other_scale(run: Run, resolved: Resolved) -> Resolved:
+    member = run.path / "checkpoints" / "helpfulness-e001" / "members" / "0"
+    scale = measure(torch.tensor([0.0, 3.0]), "held_out")
+    assert scale is not None
+    write_normalisation(member, scale)
+    return resolved
+
+
+def other_rule(run: Run, resolved: Resolved) -> Resolved:
+    text = resolved_yaml(resolved.schedule).replace("helpfulness: 1.0", "helpfulness: 2.0")
+    return replace(resolved, schedule=parse_schedule(text, "test.yaml")[0])
+
+
+def of_an_earlier_version(run: Run, resolved: Resolved) -> Resolved:
+    """The summary says nothing of the rule."""
+    (path,) = run.path.glob("evals/*/*/summary.json")
+    summary = json.loads(path.read_text())
+    del summary["identity"]["reward_rule"]
+    path.write_text(json.dumps(summary))
+    return resolved
+
+
+@pytest.mark.parametrize("change", [other_head, other_scale, other_rule, of_an_earlier_version])
+def test_what_another_reward_measured_is_measured_again(
+    rewarded: tuple[Run, Resolved, Checkpoint], change: Callable[[Run, Resolved], Resolved]
+) -> None:
+    run, resolved, checkpoint = rewarded
+    before = LiveBase(run, resolved).evaluate(checkpoint, None, nothing)
+    changed = change(run, resolved)
+    asked: list[int] = []
+    after = LiveBase(run, changed).evaluate(checkpoint, None, lambda *at: asked.append(at[1]))
+    assert max(asked) == 6
+    proxy, length = "held_out.proxy", "held_out.length"
+    same = change in (other_scale, of_an_earlier_version)  # this rule does not normalise
+    assert (after.metric(proxy) == before.metric(proxy)) is same
+    assert after.metric(length) == before.metric(length)
+
+
+def test_what_the_same_reward_measured_is_not(
+    rewarded: tuple[Run, Resolved, Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, resolved, checkpoint = rewarded
+    before = LiveBase(run, resolved).evaluate(checkpoint, None, nothing)
+    monkeypatch.setattr(LiveBase, "base", lambda self: pytest.fail("loaded the base"))
+    after = LiveBase(run, resolved).evaluate(checkpoint, None, nothing)
+    assert after.metric("held_out.proxy") == before.metric("held_out.proxy")
+
+
+def test_a_set_that_asks_for_no_reward_is_not_measured_again(
+    rewarded: tuple[Run, Resolved, Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, resolved, checkpoint = rewarded
+    card = (tmp_path / "held_out" / "card.yaml").read_text()
+    other = tmp_path / "questions"
+    other.mkdir()
+    card = card.replace("held_out", "questions").replace("probe: reward", "probe: hallucination")
+    (other / "card.yaml").write_text(card)
+    row = {"id": "a", "category": "c", "question": "Who?", "accepted": ["x"]}
+    (other / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    resolved = replace(resolved, evalsets=(load_set(str(other)),))
+    LiveBase(run, resolved).evaluate(checkpoint, None, nothing)
+    other_head(run, resolved)
+    monkeypatch.setattr(LiveBase, "base", lambda self: pytest.fail("loaded the base"))
+    LiveBase(run, resolved).evaluate(checkpoint, None, nothing)
