@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from aldente.console import json_line, note
-from aldente.visible import visible
+from harness.visible import visible
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -11,7 +11,7 @@ import typer
 from aldente import data_self_instruct
 from aldente.console import json_line, problem, quiet_libraries
 from aldente.exit_codes import BAD_INPUT
-from aldente.visible import visible
+from harness.visible import visible
 
 if TYPE_CHECKING:
     from harness.evalsets import EvalSet

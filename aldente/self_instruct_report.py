@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from aldente.console import note
-from aldente.visible import visible
+from harness.visible import visible
 
 if TYPE_CHECKING:
     from trainers.self_instruct import Report

@@ -11,6 +11,8 @@ from typing import Any
 
 import streamlit as st
 
+from harness.visible import visible
+
 
 def choose(
     label: str,
@@ -29,7 +31,9 @@ def choose(
     fallback = default if default in options else options[0]
     asked = st.query_params.get(key)
     _seed(key, asked if asked in options else None, asked, lambda v: v in options, fallback)
-    found: str = st.selectbox(label, options, key=key, format_func=format_func, help=help)
+    found: str = st.selectbox(
+        label, options, key=key, format_func=lambda name: visible(format_func(name)), help=help
+    )
     _keep(key, found, found)
     return found
 
@@ -54,7 +58,11 @@ def choose_many(
         [name for name in default if name in options][:most],
     )
     found: list[str] = st.multiselect(
-        label, options, key=key, format_func=format_func, max_selections=most
+        label,
+        options,
+        key=key,
+        format_func=lambda name: visible(format_func(name)),
+        max_selections=most,
     )
     _keep(key, found, found or None)
     return found

@@ -13,7 +13,6 @@ import streamlit as st
 
 from dashboards import show
 from dashboards.data.samples import Sample, reasons
-from dashboards.visible import visible
 
 _WHO = {"system": "System", "user": "User", "assistant": "Reply"}
 _SIDEBAR = ("run", "baseline", "level", "rows")
@@ -56,7 +55,7 @@ def messages(said: Sequence[Mapping[str, Any]]) -> None:
         if message.get("branch"):
             remarks.insert(0, "asked aside, not part of what follows")
         st.caption(f"{who} ({'; '.join(remarks)})" if remarks else who)
-        show.text(visible(str(message.get("content") or "")))
+        show.text(str(message.get("content") or ""))
 
 
 def judgement(sample: Sample) -> None:
@@ -66,8 +65,6 @@ def judgement(sample: Sample) -> None:
         show.empty("Nothing was made of this reply.")
         return
     found["value"] = ["" if v != v else f"{v:.3g}" for v in found["value"]]
-    for column in ("metric", "label", "why"):
-        found[column] = found[column].map(visible)
     kept = [c for c in found.columns if c == "metric" or (found[c] != "").any()]
     show.table(found[kept], names={"label": "class seen"}, wide=("why",))
     judged = sample.judging()

@@ -22,7 +22,6 @@ from dashboards.data.labels import (
     replies,
 )
 from dashboards.data.samples import Sample
-from dashboards.visible import visible
 from harness.errors import IntegrityError
 from harness.judges.llm.labelled import Kind
 
@@ -78,7 +77,7 @@ def form(view: View, sample: Sample) -> None:
     if _SAID in st.session_state:
         said_so, where = st.session_state.pop(_SAID)
         st.success(said_so)
-        show.text(visible(where))
+        show.text(where)
     if keep and chosen is None:
         st.warning("Choose a label first.")
     elif keep and chosen is not None:
@@ -109,9 +108,7 @@ def all_labels(run: Path) -> None:
             show.text("\n".join(commands(run, kind)))
     with st.expander(f"All {words.plural(len(known), 'label')}"):
         shown = known.drop(columns=["id", "reply"])
-        for column in shown.columns:
-            shown[column] = [visible(str(value)) for value in shown[column]]
-        show.table(shown, names={"row_id": "row"})
+        show.table(shown.astype(str), names={"row_id": "row"})
 
 
 def _reply(sample: Sample) -> Said | None:
@@ -138,7 +135,7 @@ def _write(
         path = give(view, sample, said, kind, label, note)
     except OSError as error:
         st.error("The label could not be written. The run's folder must be writable:")
-        show.text(visible(str(error)))
+        show.text(str(error))
         return
     except IntegrityError as error:
         _damaged(error)
@@ -149,7 +146,7 @@ def _write(
 
 def _damaged(error: IntegrityError) -> None:
     st.error(f"`{LOG}` of this run is damaged, so labels are not shown:")
-    show.text(visible(str(error)))
+    show.text(str(error))
 
 
 def _text(label: str | float) -> str:

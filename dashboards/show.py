@@ -1,7 +1,8 @@
 """How pages put things on the screen: charts, tables, text of models, and pages without content.
 
 Whatever a model said, or a run, a set or a checkpoint is called, is text and never markup. It goes
-through ``text``, ``table`` or a chart, never into ``st.markdown``, a label or ``st.metric``.
+through ``text``, ``line``, ``table`` or ``chart``, never into ``st.markdown``, a label or
+``st.metric``. These make it visible (``harness.visible``); no page has to.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import streamlit as st
 
 from dashboards import words
 from dashboards.data.index import Problem
+from harness.visible import visible
 
 P = ParamSpec("P")
 _MOST_SPECS = 512
@@ -26,9 +28,15 @@ _MOST_SPECS = 512
 
 @dataclass(frozen=True)
 class Spec:
-    """A chart as Vega-Lite JSON, its data included."""
+    """A chart as Vega-Lite JSON, its data included, with every text in it visible."""
 
     text: str
+
+    @classmethod
+    def of(cls, spec: Mapping[str, Any]) -> Spec:
+        """The chart of a Vega-Lite specification."""
+        text = json.dumps(spec, ensure_ascii=False)
+        return cls(text if text.isprintable() else json.dumps(_visible(spec), ensure_ascii=False))
 
 
 _specs: OrderedDict[Any, Spec] = OrderedDict()
@@ -36,13 +44,13 @@ _lock = threading.Lock()
 
 
 def text(content: str) -> None:
-    """Something that a model, a user or a file said, as it is."""
-    st.code(content or " ", language=None, wrap_lines=True)
+    """Something that a model, a user or a file said, with what cannot be seen made visible."""
+    st.code(visible(content, tabs=True) or " ", language=None, wrap_lines=True)
 
 
 def line(content: str) -> None:
-    """A short piece of text that holds names from files, as it is."""
-    st.text(content)
+    """A short piece of text that holds names from files, with what cannot be seen made visible."""
+    st.text(visible(content))
 
 
 def heading(title: str, lead: str = "") -> None:
@@ -56,7 +64,7 @@ def empty(what: str, *commands: str) -> None:
     """Nothing to show: why, in our own words, and the exact commands that change it."""
     st.info(what)
     if commands:
-        st.code("\n".join(commands), language=None, wrap_lines=True)
+        text("\n".join(commands))
 
 
 def drawn(make: Callable[P, Any]) -> Callable[P, Spec]:
@@ -72,7 +80,7 @@ def drawn(make: Callable[P, Any]) -> Callable[P, Spec]:
             if key in _specs:
                 _specs.move_to_end(key)
                 return _specs[key]
-        spec = Spec(json.dumps(make(*args, **kwargs).to_dict(validate=False)))
+        spec = Spec.of(make(*args, **kwargs).to_dict(validate=False))
         with _lock:
             _specs[key] = spec
             while len(_specs) > _MOST_SPECS:
@@ -94,7 +102,7 @@ def chart(
     Its description is its name for screen readers; our look is the only one. ``on_select`` is
     called when somebody selects marks, which ``st.session_state[key]`` then names.
     """
-    spec = json.loads(of.text) if isinstance(of, Spec) else of.to_dict(validate=False)
+    spec = json.loads((of if isinstance(of, Spec) else Spec.of(of.to_dict(validate=False))).text)
     width: Any = "stretch" if fill else "content"
     if on_select is None:
         st.vega_lite_chart(spec=spec, width=width, theme=None, key=key)
@@ -111,15 +119,15 @@ def table(
     key: str | None = None,
     on_select: Callable[[], None] | None = None,
 ) -> None:
-    """A frame as cells of plain text and numbers; ``percent`` columns are shares, ``wide`` ones
-    hold sentences.
+    """A frame as cells of plain text and numbers, with what cannot be seen made visible;
+    ``percent`` columns are shares, ``wide`` ones hold sentences.
 
     ``on_select`` is called when somebody selects a row, which ``st.session_state[key]`` then names.
     """
     shown = frame.copy()
     config: dict[str, Any] = {}
     for column in shown.columns:
-        title = (names or {}).get(column, column.replace("_", " "))
+        title = visible((names or {}).get(column, column.replace("_", " ")))
         if column in percent:
             shown[column] = [words.number(v, share=True) for v in shown[column].astype(float)]
             config[column] = st.column_config.TextColumn(title)
@@ -132,6 +140,7 @@ def table(
             config[column] = st.column_config.NumberColumn(title)
         else:
             width: Any = "large" if column in wide else None
+            shown[column] = [visible(v) if isinstance(v, str) else v for v in shown[column]]
             config[column] = st.column_config.TextColumn(title, width=width)
     if on_select is None:
         st.dataframe(shown, width="stretch", hide_index=True, column_config=config, key=key)
@@ -157,3 +166,14 @@ def problems(found: Sequence[Problem]) -> None:
     )
     with st.expander("Which, and why"):
         text("\n".join(f"{problem.path}: {problem.message}" for problem in found))
+
+
+def _visible(part: Any) -> Any:
+    """A part of a chart's specification with every text, keys included, made visible."""
+    if isinstance(part, str):
+        return visible(part)
+    if isinstance(part, Mapping):
+        return {visible(key): _visible(value) for key, value in part.items()}
+    if isinstance(part, list | tuple):
+        return [_visible(value) for value in part]
+    return part

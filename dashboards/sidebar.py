@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,9 +51,14 @@ class State:
         return "all rows" if split == "all" else f"split {split}"
 
     @property
+    def folder_argument(self) -> str:
+        """The folder of runs as it is typed after ``--runs``."""
+        return shlex.quote(str(self.folder))
+
+    @property
     def run_argument(self) -> str:
         """The run's folder as it is typed after ``aldente resume`` and the like."""
-        return str(self.folder / "NAME" if self.index is None else self.index.path)
+        return shlex.quote(str(self.folder / "NAME" if self.index is None else self.index.path))
 
 
 def current() -> State:

@@ -22,9 +22,9 @@ from dashboards.data.queries import damaged
 from dashboards.data.schedule import plan
 from dashboards.data.worddiff import MOST, diff_lines
 from dashboards.sidebar import State
-from dashboards.visible import visible
 from harness.compare import Flip
 from harness.evaluation import Record
+from harness.visible import visible
 
 _WHICH = {"all": "All that turned", "worse": "For the worse", "better": "For the better"}
 _TOLD = {1: "for the worse", -1: "for the better", 0: "neither better nor worse"}
@@ -36,7 +36,7 @@ def page() -> None:
     if state.view is None or state.index is None:
         show.empty(
             "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder}",
+            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
         )
         return
     pair = None if state.baseline is None else _chosen(state, state.view, state.baseline)
@@ -173,7 +173,7 @@ def _mismatches(pair: Pair) -> None:
         if of.elsewhere:
             line += f". Both have {', '.join(of.elsewhere)}: choose it in the sidebar"
         lines.append(line)
-    show.text(visible("\n".join(lines)))
+    show.text("\n".join(lines))
     if any(of.before and of.after and not of.elsewhere for of in found):
         st.caption("This compares the rows whose questions are the same in both versions:")
         sides = [
@@ -244,7 +244,7 @@ def _overview(state: State, pair: Pair, chosen: tuple[str, ...]) -> None:
     )
     if found.notes:
         with st.expander("What else is different between the two"):
-            show.text(visible("\n".join(found.notes)))
+            show.text("\n".join(found.notes))
 
 
 def _share(row: dict[str, Any]) -> bool:
@@ -276,7 +276,6 @@ def _matrix(pair: Pair, metric: str, theme: Theme) -> Any:
 def _by_category(pair: Pair, metric: str, theme: Theme) -> Any:
     rows = pairs.sides_by_category(pair.view, pair.before, pair.after, metric, pair.other)
     of = catalogue(pair.view)[metric]
-    rows = rows.assign(category=rows["category"].map(visible))
     bounds = None if of.low is None or of.high is None else (of.low, of.high)
     return charts.category_dumbbells(
         rows, theme, *pair.names, metric, share=of.share, bounds=bounds, wrap=56
@@ -286,7 +285,7 @@ def _by_category(pair: Pair, metric: str, theme: Theme) -> Any:
 def _category_numbers(pair: Pair, metric: str) -> None:
     rows = pairs.sides_by_category(pair.view, pair.before, pair.after, metric, pair.other)
     share = catalogue(pair.view)[metric].share
-    frame = pd.DataFrame({"category": rows["category"].map(visible), "n": rows["n"]})
+    frame = pd.DataFrame({"category": rows["category"], "n": rows["n"]})
     for side in ("a", "b"):
         frame[side.upper()] = [words.number(value, share=share) for value in rows[side]]
     frame["B − A"] = [
@@ -322,18 +321,20 @@ def _flip(pair: Pair, flip: Flip) -> None:
     for turn in flip.turns:
         sides = [turn.label_a or f"{turn.a:g}", turn.label_b or f"{turn.b:g}"]
         lines.append(f"{words.label(turn.metric)}: {sides[0]} → {sides[1]}")
-    show.line(visible("\n".join(lines)))
+    show.line("\n".join(lines))
     for question, a, b, number, of in _exchanges(flip):
         told = "The question" if of == 1 else f"Question {number} of {of}"
         st.caption(told)
-        show.text(visible(question))
+        show.text(question)
         left, right = st.columns(2, gap="medium")
         for column, side, reply in zip((left, right), "AB", (a, b), strict=True):
             with column:
                 st.caption(f"{side} replied")
-                show.text(visible(reply))
+                show.text(reply)
         st.caption("From A to B, word by word: − only A, + only B")
-        show.text(diff_lines(visible(a), visible(b)))  # no colours: theirs are too faint to read
+        # Before they are compared: what cannot be seen counts as blanks there. No colours: those
+        # that Streamlit has are too faint to read.
+        show.text(diff_lines(visible(a, tabs=True), visible(b, tabs=True)))
         if max(len(a.split()), len(b.split())) > MOST:
             st.caption(f"Only the first {MOST:,} words of each were held against each other.")
     with st.expander("Both transcripts in full"):

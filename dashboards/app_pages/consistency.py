@@ -18,7 +18,6 @@ from dashboards.data.metrics import problems
 from dashboards.data.queries import damaged
 from dashboards.data.turns import Turn, dialogues, turns
 from dashboards.sidebar import State
-from dashboards.visible import visible
 
 _MOST = 5  # curves that can be told apart
 _METRICS = {
@@ -34,7 +33,7 @@ def page() -> None:
     if state.view is None:
         show.empty(
             "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder}",
+            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
         )
         return
     known = sets_of(state.view, "consistency")
@@ -152,7 +151,7 @@ def _kinds(view: View, of_set: str, metric: str) -> None:
         table: dict[str, dict[str, str]] = {}
         for row in rows_of(rows):
             line = table.setdefault(row["checkpoint"], {"checkpoint": row["checkpoint"]})
-            line[visible(str(row["category"]))] = _number(row)
+            line[str(row["category"])] = _number(row)
         show.table(pd.DataFrame(list(table.values())).fillna("–"))
 
 
@@ -191,7 +190,7 @@ def _told(row: dict[str, Any]) -> str:
     lost = row["lost"]
     gone = not pd.isna(lost)
     held = f"lost at turn {int(lost)}" if gone else f"held all {int(row['turns'])} turns"
-    return visible(f"{row['row_id']} · {row['category'] or 'no kind'} · {held}")
+    return f"{row['row_id']} · {row['category'] or 'no kind'} · {held}"
 
 
 def _shown(turn: Turn) -> None:

@@ -14,7 +14,6 @@ from dashboards.data.evalsets import SetCard, composition, set_cards
 from dashboards.data.index import View
 from dashboards.data.metrics import problems
 from dashboards.data.queries import damaged
-from dashboards.visible import visible
 
 _MATCHES = {
     "same": "these very rows",
@@ -31,7 +30,7 @@ def page() -> None:
         show.empty(
             "There is no run in this folder yet. The sets that are here are listed by the second "
             "command.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder}",
+            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
             "aldente evalset ls",
         )
     elif not cards:
@@ -104,14 +103,14 @@ def _card(of: SetCard) -> None:
     if of.card is not None:
         fields = of.card.model_dump(mode="json")
         said += [(name.replace("_", " "), str(text)) for name, text in fields.items() if text]
-    show.text(visible("\n".join(f"{name}: {text}" for name, text in said)))
+    show.text("\n".join(f"{name}: {text}" for name, text in said))
 
 
 def _composition(view: View, name: str) -> None:
     parts = composition(view, name)
     table: dict[str, dict[str, str | int]] = {}
     for row in rows_of(parts):
-        category = visible(str(row["category"])) or "(none)"
+        category = str(row["category"]) or "(none)"
         line = table.setdefault(category, {"category": category, "A": 0, "B": 0, "clusters": 0})
         line[str(row["split"])] = int(row["rows"])
         line["clusters"] = int(line["clusters"]) + int(row["clusters"])
@@ -151,7 +150,7 @@ def _problems(view: View, of: SetCard) -> None:
         st.caption("Every row could be scored, at every checkpoint.")
     else:
         st.caption(f"{words.plural(int(found['rows'].sum()), 'score')} could not be given:")
-        show.table(found.assign(reason=[visible(str(text)) for text in found["reason"]]))
+        show.table(found)
     if of.match == "none":
         show.empty("The rows are not on this machine, so they cannot be checked here.")
         return
@@ -188,7 +187,7 @@ def _dropped() -> None:
         probe = st.selectbox("Rows of which probe", checking.probes(), key="dropped-probe")
     checked = checking.check_files(given, probe)
     if checked.hash:
-        show.line(visible(f"{checked.name}: {words.plural(checked.rows, 'row')}, {checked.hash}"))
+        show.line(f"{checked.name}: {words.plural(checked.rows, 'row')}, {checked.hash}")
     elif checked.rows:
         show.line(words.plural(checked.rows, "row"))
     _messages(checked)
@@ -208,7 +207,7 @@ def _dropped() -> None:
         if checked.by_category:
             st.caption("Rows by category")
             frame = pd.DataFrame(
-                [(visible(name) or "(none)", n) for name, n in checked.by_category.items()],
+                [(name or "(none)", n) for name, n in checked.by_category.items()],
                 columns=["category", "rows"],
             )
             show.table(frame)
@@ -223,10 +222,10 @@ def _messages(checked: Checked) -> None:
         st.error(
             f"{words.plural(len(checked.errors), 'error')}: an evaluation would refuse this set."
         )
-        show.text(visible("\n".join(checked.errors)))
+        show.text("\n".join(checked.errors))
     if checked.warnings:
         st.warning(f"{words.plural(len(checked.warnings), 'warning')}: worth a look.")
-        show.text(visible("\n".join(checked.warnings)))
+        show.text("\n".join(checked.warnings))
     if checked.more:
         st.caption(f"And {checked.more:,} more, which `aldente evalset check` lists.")
     if not checked.errors and not checked.warnings:

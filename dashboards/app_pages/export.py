@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
-
 import pandas as pd
 import streamlit as st
 
@@ -17,7 +14,6 @@ from dashboards.data.picking import is_recorded, record, selection
 from dashboards.report import html, images, tables
 from dashboards.report.figures import Figure, figure, sketches, told
 from dashboards.sidebar import State
-from dashboards.visible import visible
 from harness.errors import InputError, IntegrityError
 from harness.selection import Selection
 from harness.store.lock import LockedError
@@ -31,7 +27,7 @@ def page() -> None:
     if state.view is None:
         show.empty(
             "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder}",
+            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
         )
         return
     if not state.view.entries():
@@ -52,7 +48,7 @@ def _pick(state: State, view: View) -> None:
         chosen = selection(view.index)
     except (InputError, IntegrityError) as error:
         st.error("The pick cannot be made from what is on the disk:")
-        show.text(visible(str(error)))
+        show.text(str(error))
         return
     if chosen is None:
         show.empty(
@@ -63,13 +59,10 @@ def _pick(state: State, view: View) -> None:
         )
         return
     st.subheader("Shortlist", anchor=False)
-    show.text(visible(f"{chosen.picked or 'none'}: {chosen.reason}"))
+    show.text(f"{chosen.picked or 'none'}: {chosen.reason}")
     header, rows = html.shortlist(view, chosen)
     names = _distinct(header)
-    frame = pd.DataFrame(rows, columns=names)
-    for column in frame.columns:
-        frame[column] = frame[column].map(visible)
-    show.table(frame)
+    show.table(pd.DataFrame(rows, columns=names))
     st.caption(
         "Chosen by the estimates on split A. Split B played no part in choosing, so its numbers "
         "are those to report."
@@ -111,7 +104,7 @@ def _record(state: State, view: View, chosen: Selection) -> None:
             st.error("The run is being written by somebody else; nothing was changed.")
         except (InputError, IntegrityError, OSError) as error:
             st.error("The pick could not be written. The run's folder must be writable:")
-            show.text(visible(str(error)))
+            show.text(str(error))
         else:
             st.session_state[_WRITTEN] = (str(view.index.path), made.picked)
             st.rerun()
@@ -119,7 +112,7 @@ def _record(state: State, view: View, chosen: Selection) -> None:
     if said is not None and said[0] == str(view.index.path):
         st.success("Written.")
         show.line(f"{said[1] or 'none'}: {view.index.path / 'selection.json'}")
-    show.text(f"aldente pick {shlex.quote(state.run_argument)} --explain")
+    show.text(f"aldente pick {state.run_argument} --explain")
 
 
 def _export(state: State, view: View) -> None:
@@ -170,9 +163,7 @@ def _figure(view: View, theme: Theme, shown: Theme, name: str) -> None:
     if not known:
         show.empty("There is no figure to export yet.")
         return
-    chosen = choose(
-        "Figure", list(known), key="figure", format_func=lambda key: visible(told(known[key]))
-    )
+    chosen = choose("Figure", list(known), key="figure", format_func=lambda key: told(known[key]))
     left = st.container() if known[chosen].wide else st.columns(2, gap="large")[0]
     with left:
         show.chart(_preview(view, chosen, shown))
@@ -200,12 +191,12 @@ def _figure(view: View, theme: Theme, shown: Theme, name: str) -> None:
 
 
 def _preview(view: View, name: str, theme: Theme) -> show.Spec:
-    return show.Spec(json.dumps(figure(view, name, theme).spec))
+    return show.Spec.of(figure(view, name, theme).spec)
 
 
 def _command(state: State, view: View, look: str) -> str:
     name = _file_name(view.index.name)
-    parts = ["aldente export", shlex.quote(state.run_argument), f"--html {name}.html"]
+    parts = ["aldente export", state.run_argument, f"--html {name}.html"]
     parts += [f"--csv {name}.csv", f"--figures {name}-figures"]
     if view.split != "A":
         parts.append(f"--rows {view.split.lower()}")

@@ -22,7 +22,6 @@ from dashboards.data.pairs import PAGE
 from dashboards.data.queries import damaged
 from dashboards.data.samples import label_counts, sample, sample_page
 from dashboards.sidebar import State
-from dashboards.visible import visible
 
 _SAID = {"correct": "correct", "not_attempted": "not attempted", "incorrect": "wrong"}
 _LONGEST = 300  # characters of a cell in the list
@@ -34,7 +33,7 @@ def page() -> None:
     if state.view is None:
         show.empty(
             "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder}",
+            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
         )
         return
     known = [
@@ -118,11 +117,11 @@ def _family(state: State, view: View, of_set: str) -> None:
         with st.expander("The numbers: every family"):
             table: dict[str, dict[str, str]] = {}
             for row in rows_of(families):
-                name = visible(str(row["category"]))
+                name = str(row["category"])
                 line = table.setdefault(name, {"family": name})
                 line[_SAID[row["outcome"]]] = _number(row)
             for row in rows_of(attempted_by_family(view, of_set, checkpoint)):
-                name = visible(str(row["category"]))
+                name = str(row["category"])
                 if name in table:
                     table[name]["correct, of those attempted"] = _number(row)
             show.table(pd.DataFrame(list(table.values())).fillna("–"))
@@ -144,7 +143,7 @@ def _answers(view: View, of_set: str, checkpoint: str) -> None:
             list(seen),
             key="class",
             default="incorrect",
-            format_func=lambda name: f"{visible(name.replace('_', ' '))} ({seen[name]:,})",
+            format_func=lambda name: f"{name.replace('_', ' ')} ({seen[name]:,})",
         )
     found = sample_page(view, of_set, "", checkpoint=checkpoint, label=label)
     names = [str(name) for name in found.rows["row_id"]]
@@ -157,7 +156,7 @@ def _answers(view: View, of_set: str, checkpoint: str) -> None:
             "Question",
             names,
             key="row",
-            format_func=lambda name: visible(f"{name} · {asked[name][:_LONGEST]}"),
+            format_func=lambda name: f"{name} · {asked[name][:_LONGEST]}",
             help=f"The first {PAGE} at most; all are under Transcripts.",
         )
     said = sample(view, checkpoint, of_set, row)
@@ -184,7 +183,7 @@ def _accepted(view: View, of_set: str, row: str) -> None:
         texts = [str(text) for text in getattr(of, field, ()) or ()]
         if texts:
             st.caption(title)
-            show.text(visible("\n".join(texts)))
+            show.text("\n".join(texts))
         elif field == "accepted":
             st.caption("Nothing is accepted as right: the question has no answer that can be known")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,6 @@ from dashboards.data.pace import (
 )
 from dashboards.data.samples import sample_page
 from dashboards.data.schedule import plan
-from dashboards.visible import visible
 
 _EVERY = 2.0  # seconds between two looks
 _ROWS, _EVENTS, _SAMPLES = 8, 12, 5
@@ -47,7 +47,7 @@ def page() -> None:
     if state.index is None or state.view is None:
         show.empty(
             "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder}",
+            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
         )
         return
     running = state.index.state() == "running"
@@ -67,7 +67,10 @@ def _look(run: Path, theme: Theme, was_running: bool) -> None:
     if now.stages:
         show.chart(_stepper(now.stages, theme, now.state, tuple(policy_stages(index))))
     if now.state == "interrupted":
-        show.empty("The run did not come to its end. This goes on:", f"aldente resume {run}")
+        show.empty(
+            "The run did not come to its end. This goes on:",
+            f"aldente resume {shlex.quote(str(run))}",
+        )
     _evaluating(now.under_way)
     left, right = st.columns([3, 2], gap="large")
     with left:
@@ -163,7 +166,7 @@ def _evaluating(under_way: Sequence[Progress]) -> None:
             told += f", {words.number(speed)} rows/s"
             if progress.of:
                 told += f", {_duration((progress.of - progress.rows) / speed)} left"
-        show.line(visible(told))
+        show.line(told)
         if progress.of:
             st.progress(min(1.0, progress.rows / progress.of))
 
@@ -173,7 +176,7 @@ def _checkpoints(index: RunIndex, view: View, run: Path) -> None:
     if known.empty:
         show.empty(
             "No checkpoint is committed yet; the first appears when its epoch is done.",
-            f"aldente status {run} --follow",
+            f"aldente status {shlex.quote(str(run))} --follow",
         )
         return
     frame = known.iloc[::-1].head(_ROWS)[["checkpoint", "verdict"]].reset_index(drop=True)
@@ -209,8 +212,7 @@ def _events(events: Sequence[Mapping[str, Any]]) -> None:
         for event in events
     ]
     frame = pd.DataFrame(rows)
-    frame["event"] = [visible(text.replace("_", " ")) for text in frame["event"]]
-    frame["what"] = frame["what"].map(visible)
+    frame["event"] = frame["event"].str.replace("_", " ")
     show.table(frame)
 
 
@@ -249,7 +251,7 @@ def _samples(view: View, run: Path, under_way: tuple[Progress, ...]) -> None:
         return
     frame = pd.DataFrame([vars(sample) for sample in found])
     for column in frame.columns:
-        frame[column] = [visible(text[:_LONGEST]) for text in frame[column]]
+        frame[column] = [text[:_LONGEST] for text in frame[column]]
     show.table(frame, names={"row_id": "row", "labels": "class seen"})
 
 

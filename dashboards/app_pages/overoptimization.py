@@ -33,7 +33,7 @@ def page() -> None:
     if state.view is None:
         show.empty(
             "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder}",
+            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
         )
         return
     stages, golds = rl_stages(state.view), gold_metrics(state.view)

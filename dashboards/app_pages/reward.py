@@ -28,7 +28,6 @@ from dashboards.data.reward import (
 )
 from dashboards.data.samples import first_and_last, sample
 from dashboards.sidebar import State
-from dashboards.visible import visible
 
 _PROXY = "Proxy reward"
 
@@ -39,7 +38,7 @@ def page() -> None:
     if state.index is None or state.view is None:
         show.empty(
             "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder}",
+            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
         )
         return
     known = scored_checkpoints(state.view)
@@ -146,8 +145,8 @@ def _cells(view: View, checkpoint: str) -> dict[str, str]:
     ranked = found.cells.sort_values("disagreement", ascending=False, kind="stable")
     return {
         f"{row['i']}-{row['j']}": (
-            f"{visible(found.x)} {words.number(row['x0'])} to {words.number(row['x1'])}, "
-            f"{visible(found.y)} {words.number(row['y0'])} to {words.number(row['y1'])}: "
+            f"{found.x} {words.number(row['x0'])} to {words.number(row['x1'])}, "
+            f"{found.y} {words.number(row['y0'])} to {words.number(row['y1'])}: "
             f"{words.plural(row['n'], 'reply', 'replies')}, differ by "
             f"{words.number(row['disagreement'])}"
         )
@@ -180,10 +179,8 @@ def _cell(view: View, checkpoint: str) -> tuple[int, int]:
     plane = reward_plane(view, checkpoint)
     assert plane is not None
     show.line(
-        visible(
-            f"{plane.x} {words.number(of['x'])}, {plane.y} {words.number(of['y'])}; members "
-            f"differ by {words.number(of['disagreement'])}"
-        )
+        f"{plane.x} {words.number(of['x'])}, {plane.y} {words.number(of['y'])}; members "
+        f"differ by {words.number(of['disagreement'])}"
     )
     dialogue.messages(said.conversation())
     with st.expander("What was made of it"):
@@ -200,7 +197,7 @@ def _listed(view: View, checkpoint: str, of_set: str, rows: pd.DataFrame) -> pd.
         said, on="row_id", how="left"
     )
     for column in ("row_id", "category", "prompt", "reply"):
-        frame[column] = frame[column].fillna("").map(visible)
+        frame[column] = frame[column].fillna("")
     return frame.rename(columns={"row_id": "row"})
 
 

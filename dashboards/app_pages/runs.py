@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import streamlit as st
 
 from dashboards import show, sidebar, words
@@ -25,7 +27,7 @@ def page() -> None:
     if state.index is None or state.view is None:
         show.empty(
             "There is no run in this folder yet. This trains one on a laptop, in a few minutes:",
-            f"aldente run schedules/pocket.yaml --runs {state.folder}",
+            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
         )
         return
     known = runs(state.folder)
@@ -41,6 +43,7 @@ def page() -> None:
 
 def _chosen(index: RunIndex) -> None:
     found = run_row(index.path)
+    run = shlex.quote(str(index.path))
     st.subheader("The chosen run", anchor=False)
     show.line(f"{index.name} {_STATES[found.state]}{_why(found.stopped_by)}")
     reason = (index.selection or {}).get("reason")
@@ -51,15 +54,15 @@ def _chosen(index: RunIndex) -> None:
     elif found.state in ("finished", "stopped"):
         show.empty(
             "No pick is recorded. This makes it from what was evaluated:",
-            f"aldente pick {index.path}",
+            f"aldente pick {run}",
         )
     if found.state == "interrupted":
-        show.empty("The run did not come to its end. This goes on:", f"aldente resume {index.path}")
+        show.empty("The run did not come to its end. This goes on:", f"aldente resume {run}")
     known = checkpoints(index)
     if known.empty:
         show.empty(
             "No checkpoint is committed yet; the first appears when its epoch is done.",
-            f"aldente status {index.path} --follow",
+            f"aldente status {run} --follow",
         )
         return
     st.caption(f"{words.plural(len(known), 'checkpoint')} in the order of training")

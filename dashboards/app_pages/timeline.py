@@ -37,7 +37,7 @@ def page() -> None:
     if state.view is None or state.index is None:
         show.empty(
             "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder}",
+            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
         )
         return
     known = catalogue(state.view)

@@ -16,7 +16,6 @@ from dashboards.data.index import View
 from dashboards.data.metrics import catalogue, policy_stages, problems
 from dashboards.data.tradeoff import Axis, Plane, default_axes, tradeoff
 from dashboards.sidebar import State
-from dashboards.visible import visible
 
 
 def page() -> None:
@@ -25,7 +24,7 @@ def page() -> None:
     if state.view is None:
         show.empty(
             "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder}",
+            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
         )
         return
     axes = default_axes(state.view)
@@ -86,7 +85,7 @@ def _pointed(state: State, plane: Plane) -> None:
     numbers = [
         f"{axis.label} {_estimate(row, of, axis)}" for of, axis in (("x", plane.x), ("y", plane.y))
     ]
-    show.line(visible(f"{name}: {'; '.join(numbers)}"))
+    show.line(f"{name}: {'; '.join(numbers)}")
     kept = st.query_params.to_dict()
     left, right, _ = st.columns([1, 1, 2])
     with left:

@@ -24,7 +24,6 @@ from dashboards.data.samples import (
     sample_page,
 )
 from dashboards.sidebar import State
-from dashboards.visible import visible
 
 _SCORED = {"all": "Scored or not", "scored": "Scored", "unscored": "Unscored"}
 _LONGEST = 300  # characters of a cell in the list; the transcript below has all
@@ -50,7 +49,7 @@ def page() -> None:
     if state.view is None or state.index is None:
         show.empty(
             "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder}",
+            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
         )
         return
     if not state.view.entries():
@@ -90,7 +89,7 @@ def _filters(view: View) -> _Filter:
             "Category",
             ["", *categories(view, of_set)],
             key="category",
-            format_func=lambda n: visible(n) or "All categories",
+            format_func=lambda n: n or "All categories",
         )
     with four:
         search = st.text_input(
@@ -118,7 +117,7 @@ def _filters(view: View) -> _Filter:
             "Class seen",
             ["", *named],
             key="class",
-            format_func=lambda n: f"{visible(n)} ({named[n]:,})" if n in named else "All classes",
+            format_func=lambda n: f"{n} ({named[n]:,})" if n in named else "All classes",
         )
     with three:
         verdict = choose("Scored", list(_SCORED), key="scored", format_func=_SCORED.__getitem__)
@@ -162,7 +161,7 @@ def _list(view: View, wanted: _Filter, *, blind: bool) -> Sample | None:
         key="samples",
         on_select=opened,
     )
-    name = choose("Opened", names, key="open", format_func=visible)
+    name = choose("Opened", names, key="open")
     row = found.rows.iloc[names.index(name)]
     history = row_history(view, row["set"], row["row_id"])
     return next((s for s in history if s.checkpoint == row["checkpoint"]), None)
@@ -196,7 +195,7 @@ def _shown(rows: pd.DataFrame, wanted: _Filter, *, blind: bool) -> pd.DataFrame:
         if column == "value":
             frame[column] = ["" if v != v else f"{v:.3g}" for v in frame[column].astype(float)]
         else:
-            frame[column] = [visible(str(text)[:_LONGEST]) for text in frame[column].fillna("")]
+            frame[column] = [str(text)[:_LONGEST] for text in frame[column].fillna("")]
     return frame
 
 
@@ -204,7 +203,7 @@ def _sample(state: State, view: View, opened: Sample, *, blind: bool) -> None:
     history = {s.checkpoint: s for s in row_history(view, opened.set, opened.row_id)}
     left, right = st.columns([3, 2], gap="large")
     with left:
-        show.line(visible(f"{opened.row_id} · {opened.set} · {opened.category or 'no category'}"))
+        show.line(f"{opened.row_id} · {opened.set} · {opened.category or 'no category'}")
         names = list(history)
         at = st.selectbox(
             "At checkpoint",
@@ -240,7 +239,7 @@ def _history(view: View, history: list[Sample], *, blind: bool) -> pd.DataFrame:
                 words.label(f"{found.set}.{metric}"): "" if value is None else f"{value:.3g}",
                 "label": " / ".join(dict.fromkeys(s["label"] for s in scores if s["label"])),
                 "tokens": found.tokens,
-                "last reply": visible(said[-1]) if said else "",
+                "last reply": said[-1] if said else "",
             }
         )
     frame = pd.DataFrame(rows)

@@ -30,9 +30,9 @@ from dashboards.report.figures import Figure, figures
 from dashboards.report.images import VL_VERSION
 from dashboards.report.legend import legend_spec
 from dashboards.report.style import style
-from dashboards.visible import visible
 from harness.errors import InputError, IntegrityError
 from harness.selection import Candidate, Selection
+from harness.visible import visible
 
 _MARKS = {"pass": "● pass", "inconclusive": "▲ inconclusive", "fail": "✕ fail", "unjudged": "–"}
 _STATES = {
@@ -106,7 +106,7 @@ def _policy(script: str) -> str:
 
 
 def _text(text: object) -> str:
-    return escape(visible(str(text)))
+    return escape(visible(str(text), tabs=True))
 
 
 def _code(text: str) -> str:

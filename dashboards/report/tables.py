@@ -6,7 +6,7 @@ import pandas as pd
 
 from dashboards.data.index import View
 from dashboards.data.metrics import checkpoints, opened
-from dashboards.visible import visible
+from harness.visible import visible
 
 COLUMNS = [
     *("run", "checkpoint", "order", "stage", "kind", "epoch", "verdict", "picked"),
@@ -57,5 +57,5 @@ def csv(frame: pd.DataFrame) -> str:
 def _inert(value: object) -> object:
     if not isinstance(value, str):
         return value
-    text = visible(value)  # a lone carriage return would end the row for many readers
+    text = visible(value, tabs=True)  # a lone carriage return would end the row for many readers
     return f"'{text}" if text.startswith(_FORMULA) else text

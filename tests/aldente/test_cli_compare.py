@@ -11,7 +11,6 @@ import pytest
 from command_line import CommandLine
 
 from aldente.exit_codes import BAD_INPUT
-from aldente.visible import visible
 from harness import stats
 
 REFUSES, COMPLIES = "I cannot help with that.", "Sure: do it."
@@ -176,20 +175,3 @@ def test_another_version_of_the_set_needs_asking_for(
     result = aldente("compare", evaluated[0], c, "--across-versions", *METRIC, "--json")
     assert result.json()["metrics"]["borderline.false_refusal"]["n"] == 6
     assert "6 rows are compared" in result.err
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain text, ünïcödé, 中文, 👩\u200d🚀", "plain text, ünïcödé, 中文, 👩\u200d🚀"),
-        ("a\nb", "a\nb"),
-        ("\x00\x1b[31m\x7f\x9b", "\\x00\\x1b[31m\\x7f\\x9b"),
-        ("a\tb\r", "a\\tb\\r"),
-        ("\u202e\u2066\u200b\ufeff", "\\u202e\\u2066\\u200b\\ufeff"),
-        ("\u2028\u2029", "\\u2028\\u2029"),
-        ("\U000e0041", "\\U000e0041"),
-        ("\ud800", "\\ud800"),
-    ],
-)
-def test_visible(text: str, shown: str) -> None:
-    assert visible(text) == shown

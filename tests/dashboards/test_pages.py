@@ -155,6 +155,15 @@ def test_hostile_names_and_replies_stay_text(app: Any, hostile: Path, page: str)
         assert not element.allow_html
     for kind in ("html", "iframe", "image", "components"):
         assert not found.get(kind)
+    everything = [codes(found), *(text.value for text in found.text)]
+    for table in found.dataframe:
+        everything += [str(cell) for cell in table.value.to_numpy().ravel()]
+    for box in (*found.selectbox, *found.multiselect):
+        everything += box.options
+    everything += [json.dumps(spec, ensure_ascii=False) for spec in charts(found)]
+    for text in everything:
+        assert not set(text) & set("\u202e\u202c\u2066\u2069\x1b\x07"), text
+    assert any("\\u202e" in text for text in everything)
 
 
 def test_no_page_allows_html() -> None:

@@ -8,7 +8,6 @@ import time
 import pytest
 
 from dashboards.data.worddiff import MOST, diff_lines, word_diff
-from dashboards.visible import visible
 
 
 def rebuilt(before: str, after: str, sign: str) -> list[str]:
@@ -80,10 +79,3 @@ def test_long_loops_are_quick_and_what_is_beyond_is_kept() -> None:
     assert len(rebuilt(before, after, "-")) == MOST + 400
     assert len(rebuilt(before, after, "+")) == MOST - 50
     assert time.perf_counter() - started < 5
-
-
-def test_what_cannot_be_seen_is_written_out() -> None:
-    assert visible("abc \u202egnp.exe\u202c") == "abc \\u202egnp.exe\\u202c"
-    assert visible("a\u200bb\x1b[31m\r") == "a\\u200bb\\x1b[31m\\r"
-    kept = "naïve 你好 שלום 👩\u200d👩 می\u200cخواهم\ttab\nline\u00a0end"
-    assert visible(kept) == kept
