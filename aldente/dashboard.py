@@ -15,8 +15,9 @@ def command(
     allow_remote: Annotated[
         bool,
         typer.Option(
-            help="Let --address be other than this machine's own. Whoever reaches the port reads "
-            "everything in the runs, labels replies and writes picks: there is no password."
+            help="Let --address be other than this machine's own. There is no password: whoever "
+            "reaches it can read everything in the runs, write labels, and make a run's pick "
+            "(selection.json), from which it is shipped."
         ),
     ] = False,
     no_browser: Annotated[bool, typer.Option(help="Only print the address.")] = False,

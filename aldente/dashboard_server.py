@@ -76,7 +76,7 @@ def options(address: str, port: int, allow_remote: bool) -> dict[str, object]:
             f"theme.{theme.name}.{option}": colour
             for theme in (LIGHT, DARK)
             for option, colour in (
-                ("primaryColor", theme.stages[0]),
+                ("primaryColor", theme.accent),
                 ("backgroundColor", theme.ground),
                 ("secondaryBackgroundColor", theme.raised),
                 ("textColor", theme.text),

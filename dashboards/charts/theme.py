@@ -38,6 +38,7 @@ class Theme:
     grey: str  # inconclusive, paths
     fail: str  # failed gates, limits
     good: str
+    accent: str  # buttons with white words on them, ticks, what has the focus
     stages: tuple[str, ...]
     scheme: tuple[str, ...]  # low to high
 
@@ -52,6 +53,7 @@ LIGHT = Theme(
     grey="#7d8793",
     fail="#c44e00",
     good="#00795a",
+    accent="#0067a8",
     stages=("#0067a8", "#00795a", "#9c4580", "#3a2f9e", "#7a1f2b", "#1f97c7", "#5a4a00"),
     scheme=("#f2f5f9", "#c3d3e6", "#86a9cf", "#4a7db4", "#1f5289", "#0b2d57"),
 )
@@ -65,6 +67,7 @@ DARK = Theme(
     grey="#828b98",
     fail="#ff8a3d",
     good="#2fc79b",
+    accent="#2676bd",
     stages=("#58a8e8", "#2fc79b", "#f07fc0", "#8f7bff", "#f3e58a", "#c9ecff", "#c4506e"),
     scheme=("#171c25", "#243b5a", "#2f5f93", "#4a8bc9", "#86b9e6", "#d3e8fb"),
 )

@@ -22,6 +22,25 @@ CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 WITHOUT = "there is no chromium: apt-get install -y chromium, or set CHROMIUM to one"
 SCREENSHOTS = "ALDENTE_SCREENSHOTS"  # a folder that is to keep a picture of every page
 IDLE = "[data-testid=stApp][data-test-script-state=notRunning]"
+# Charts hold their drawings, and nothing waits for a part of Streamlit to be loaded.
+DRAWN = """
+!document.querySelector('[data-testid=stSkeleton]')
+&& [...document.querySelectorAll('[data-testid=stVegaLiteChart]')]
+    .every(chart => chart.querySelector('svg, canvas'))
+"""
+# Half a second without a change of the page.
+QUIET = """
+() => new Promise(done => {
+    const end = () => { observer.disconnect(); done(true); };
+    let timer = setTimeout(end, 500);
+    const observer = new MutationObserver(() => {
+        clearTimeout(timer);
+        timer = setTimeout(end, 500);
+    });
+    observer.observe(document.querySelector('[data-testid=stMain]'),
+                     {childList: true, subtree: true, characterData: true});
+})
+"""
 PATIENCE = 90_000  # ms: machines that build are slow
 
 
@@ -78,14 +97,12 @@ class Guarded:
         self.settle()
 
     def settle(self) -> None:
-        """Until the script has ended and every chart holds its drawing."""
+        """Until the script has ended, every chart holds its drawing, and nothing changes."""
         self.page.wait_for_selector(IDLE, timeout=PATIENCE)
-        self.page.wait_for_function(
-            "[...document.querySelectorAll('[data-testid=stVegaLiteChart]')]"
-            ".every(chart => chart.querySelector('svg, canvas'))",
-            timeout=PATIENCE,
-        )
-        self.page.wait_for_timeout(300)
+        # When the script has ended, the browser may not yet have made all that it was told of.
+        self.page.wait_for_function(QUIET, timeout=PATIENCE)
+        self.page.wait_for_function(DRAWN, timeout=PATIENCE)
+        self.page.wait_for_timeout(100)
 
     def unfold(self) -> None:
         """Open everything that is folded, so that it is drawn too."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from browsing import CHROMIUM, PATIENCE, SCREENSHOTS, WITHOUT, Guarded, serving, tab
 from dashboard_runs import make_run
+from test_theme import WORDS, contrast
 
 import dashboards
 from harness.store.run import Run
@@ -269,7 +271,27 @@ def test_a_dropped_set_is_checked(url: str, browser: Any, tmp_path: Path) -> Non
 # ----------------------------------------------------------------------------------- how it looks
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1920)])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_primary_button_can_be_read(url: str, browser: Any, scheme: str) -> None:
+    """Its words are Streamlit's choice; as it is, and under the mouse."""
+    with tab(browser, url, color_scheme=scheme) as at:
+        at.open("export")
+        button = at.page.locator("[data-testid=stBaseButton-primary]").first
+        for hover in (False, True):
+            if hover:
+                button.hover()
+                at.page.wait_for_timeout(500)
+            ground, words = (
+                "#" + "".join(f"{int(part):02x}" for part in re.findall(r"\d+", colour)[:3])
+                for colour in button.evaluate(
+                    "e => [getComputedStyle(e).backgroundColor,"
+                    " getComputedStyle(e.querySelector('p')).color]"
+                )
+            )
+            assert contrast(ground, words) >= WORDS, (ground, words)
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("light", 1920), ("dark", 1920)])
 def test_every_page_is_whole(url: str, browser: Any, scheme: str, width: int) -> None:
     """No page fails, is wider than its window, or has a chart that drew nothing."""
     view = {"width": width, "height": 1000}
