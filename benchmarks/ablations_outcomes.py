@@ -15,11 +15,12 @@ from pathlib import Path
 from ablations_plan import (
     BASELINE,
     ELEMENTS,
+    END_SETS,
+    EPOCH_SETS,
     EPOCHS,
     EVALUATED,
     MARGIN_SMALL,
     OVERRIDES,
-    PPO_SETS,
     ROUNDS,
     TURNS,
     WITH_GATT,
@@ -92,11 +93,12 @@ class Seed:
             (*SHARED, "ppo"),
             shared=self.shared(),
             linked=linked,
-            sets=PPO_SETS,
+            sets=EPOCH_SETS,
             measured=lambda found: found.stage == "ppo" and found.epoch in EVALUATED,
         )
-        last = trained.checkpoints["ppo"][-1]
-        trained.measure(last, ("hallucination",))
+        first, *_, last = trained.checkpoints["ppo"]
+        trained.measure(first, END_SETS)
+        trained.measure(last, (*END_SETS, "hallucination"))
         return of_ppo(evaluations(trained, "ppo", EVALUATED))
 
     # ----------------------------------------------------------------------- rejection sampling
@@ -108,7 +110,7 @@ class Seed:
             SHARED,
             shared=self.shared(),
             linked=(*FINE_TUNED, *REWARDS),
-            sets=PPO_SETS,
+            sets=(*EPOCH_SETS, *END_SETS),
             measured=lambda found: found.stage == RS and found.epoch in (1, ROUNDS),
         )
         changes = retention(trained, RS)

@@ -16,7 +16,8 @@ SEEDS = (701, 702, 703)  # fresh: used for nothing before these runs
 EPOCHS = 12  # of PPO; the schedule has 16, over-cooking shows by 10
 # PPO's epochs that are evaluated. 1 and 2 train the value function only: the policy is epoch 0's.
 EVALUATED = (0, 3, 4, 5, 6, 7, 8, 10, 12)
-PPO_SETS = ("borderline", "harmful", "mt_bench", "gold", "reward")
+EPOCH_SETS = ("borderline", "gold")  # at these epochs
+END_SETS = ("harmful", "mt_bench", "reward")  # at the first and last as well, or after a round
 ROUNDS = 5  # of rejection sampling
 PAIRS = 3000  # held-out pairs that reward models are compared on
 TURNS = range(2, 21)  # of the dialogues at which an instruction should still hold
