@@ -10,8 +10,9 @@ Arms of one seed differ in nothing but the element, so the differences are paire
 intervals are t intervals over three seeds, 4.3 standard errors to either side: only large or very
 steady effects can be seen. "Shows nothing" is not "does nothing".
 
-Settings that are not the schedules': 12 epochs of PPO instead of 16 (over-cooking shows by 10); and,
-chosen on seed 1, five rounds of rejection sampling with K = 8 and a larger learning rate.
+Settings that are not the schedules': PPO has 12 epochs instead of 16 (over-cooking shows by 10),
+and rejection sampling in its ablation five rounds, K = 8 and a larger learning rate, chosen on seed
+1.
 
 Finished arms are not done again, so it can be interrupted.
 
