@@ -23,6 +23,7 @@ from trainers.schedule_stages import (
     PpoStage,
     RejectionSamplingStage,
     RewardStage,
+    RlooStage,
     SftStage,
 )
 
@@ -70,7 +71,7 @@ def fields(stage: AnyStage) -> Iterator[Field]:
         yield Field(("instructions",), Reading(source, "instructions", options=told))
     elif getattr(stage, "samples_from", None) is None:
         yield Field(("prompts",), Reading(stage.prompts, "prompts"))
-    if isinstance(stage, PpoStage) and stage.sft_data is not None:
+    if isinstance(stage, PpoStage | RlooStage) and stage.sft_data is not None:
         reading = Reading(stage.sft_data, "demonstrations", stage.sft_format)
         yield Field(("sft_data",), reading, stage.sft_max_length)
 

@@ -257,17 +257,24 @@ def _ppo(make: PhaseMaker, stage: PpoStage, starts: bool, members: int) -> Itera
         logits=logits_bytes(words, run.rows * reply, make.width),
     )
     if stage.sft_data is not None:
-        run = make.forward(run.rows, stage.sft_max_length)
-        yield make.phase(
-            "update, demonstrations",
-            adapters=held,
-            updated=updated,
-            heads=heads,
-            run=run,
-            backward=True,
-            checkpointing=stage.gradient_checkpointing,
-            logits=cross_entropy_bytes(words, run.tokens),
-        )
+        yield _demonstrations(make, stage, held, updated, heads, run.rows)
+
+
+def _demonstrations(
+    make: PhaseMaker, stage: PpoStage | RlooStage, held: int, updated: int, heads: int, rows: int
+) -> Phase:
+    """The SFT term beside the objective, ``rows`` demonstrations a forward."""
+    run = make.forward(rows, stage.sft_max_length)
+    return make.phase(
+        "update, demonstrations",
+        adapters=held,
+        updated=updated,
+        heads=heads,
+        run=run,
+        backward=True,
+        checkpointing=stage.gradient_checkpointing,
+        logits=cross_entropy_bytes(make.shape.vocabulary, run.tokens),
+    )
 
 
 def _rloo(make: PhaseMaker, stage: RlooStage, starts: bool, members: int) -> Iterator[Phase]:
@@ -291,6 +298,12 @@ def _rloo(make: PhaseMaker, stage: RlooStage, starts: bool, members: int) -> Ite
         checkpointing=stage.gradient_checkpointing,
         logits=tiled_loss_bytes(make.shape, run.tokens, make.width, cuda=make.device.cuda),
     )
+    if stage.sft_data is not None:
+        from trainers.trl_epoch import micro_batch
+
+        whole = stage.sft_batch or stage.mini_batch
+        rows = stage.micro_batch or micro_batch(whole, None, stage.sft_max_length)
+        yield _demonstrations(make, stage, held, 1, members, rows)
 
 
 def _dpo(make: PhaseMaker, stage: DpoStage, starts: bool) -> Iterator[Phase]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,10 +33,12 @@ from harness.reward_models import RewardScorer, Rule
 from trainers.data import load_prompts
 from trainers.lora import place_policy, save_policy
 from trainers.policy_net import PolicyNet, ReferenceNet, reference_adapter
+from trainers.ppo_losses import KlController
 from trainers.rloo_trainer import LeaveOneOutTrainer, Rollouts
 from trainers.rollouts import Question
 from trainers.schedule_stages import RlooStage
 from trainers.sft_rows import encode
+from trainers.sft_term import SftTerm, sft_term
 from trainers.stage import POLICY, Checkpoint, StageContext, intact
 from trainers.trl_epoch import Plan, borrowed, micro_batch, run_epoch, save_state
 
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 _ROLLOUTS = "rollouts.jsonl"
+_CONTROLLER = "controller.json"  # beside trl's state
 # What trl logs of the update, under the names that PPO has for it.
 _UPDATE = {
     "loss": "policy_loss",
@@ -51,6 +54,7 @@ _UPDATE = {
     "entropy": "entropy",
     "grad_norm": "policy_grad_norm",
     "frac_reward_zero_std": "alike",  # share of prompts whose replies all have the same reward
+    "sft_loss": "sft_loss",
 }
 
 
@@ -83,12 +87,13 @@ def checkpoints(ctx: StageContext) -> Iterator[Checkpoint]:
         Question(prompt.id, tuple(ids), prompt.safety)
         for prompt, ids in zip(prompts.rows, asked, strict=True)
     ]
+    demonstrations = _demonstrations(ctx, stage)
     for epoch in range(previous.epoch + 1, stage.epochs + 1):
 
         def train(folder: Path, before: Checkpoint = previous, epoch: int = epoch) -> Any:
             model = place_policy(ctx, intact(before.folder), stage.lora)
             resume = before.folder / "trainer" if before.epoch else None
-            return _train_epoch(ctx, stage, model, questions, epoch, folder, resume)
+            return _train_epoch(ctx, stage, model, questions, epoch, folder, resume, demonstrations)
 
         previous = ctx.commit(epoch, train)
         yield previous
@@ -102,9 +107,11 @@ def _train_epoch(
     epoch: int,
     folder: Path,
     resume: Path | None,
+    demonstrations: SftTerm | None = None,
 ) -> dict[str, float]:
     """An epoch on the policy, written into ``folder``; its scalars."""
     tokenizer = ctx.base().tokenizer
+    controller = _controller(stage, resume)
     plan = _plan(ctx, stage, questions).among(ctx.team.size)
     arguments = plan.arguments(folder, on_cpu=model.device.type == "cpu")
     del arguments["max_length"]  # of data, which these are not
@@ -125,7 +132,8 @@ def _train_epoch(
         trainer = LeaveOneOutTrainer(
             PolicyNet(model),
             ReferenceNet(model, reference),
-            Rollouts(stage, questions, engine, scorer, ctx.seed("rloo")),
+            Rollouts(stage, questions, engine, scorer, ctx.seed("rloo"), demonstrations),
+            controller,
             RLOOConfig(
                 **{**arguments, "logging_steps": 1},
                 num_generations=stage.samples,
@@ -152,11 +160,31 @@ def _train_epoch(
         )
         if epoch < stage.epochs:
             save_state(trainer, folder / "trainer")
+            state = json.dumps({"beta": controller.beta}) + "\n"
+            (folder / "trainer" / _CONTROLLER).write_text(state, encoding="utf-8")
     activate(model, POLICY)
     save_policy(ctx, model, folder)
     lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in trainer.rollouts]
     (folder / _ROLLOUTS).write_text("".join(lines), encoding="utf-8")
     return {**_means(trainer.history), **_of_update(scalars), "step": scalars["step"]}
+
+
+def _controller(stage: RlooStage, resume: Path | None) -> KlController:
+    """β as the epoch before left it. A state without one is an earlier version's, where it was
+    fixed."""
+    controller = KlController(stage.kl, stage.kl_target, stage.kl_horizon)
+    if resume is not None and (resume / _CONTROLLER).is_file():
+        state = json.loads((resume / _CONTROLLER).read_text(encoding="utf-8"))
+        controller.beta = float(state["beta"])
+    return controller
+
+
+def _demonstrations(ctx: StageContext, stage: RlooStage) -> SftTerm | None:
+    term = sft_term(ctx, stage)
+    if term is None or stage.micro_batch is not None:
+        return term
+    longest = max(len(row.input_ids) for row in term.rows)
+    return replace(term, micro=micro_batch(term.batch, None, longest))
 
 
 class _Log:

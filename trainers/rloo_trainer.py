@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,9 +18,10 @@ from harness.engines.local import LocalEngine
 from harness.models import eval_mode
 from harness.reward_models import Combined, RewardScorer
 from trainers.draws import draw
-from trainers.ppo_losses import kl_k1, kl_k3, masked_mean, whiten_rewards
+from trainers.ppo_losses import KlController, kl_k1, kl_k3, masked_mean, whiten_rewards
 from trainers.rollouts import Question, Rollout, Tokens, sample
 from trainers.schedule_stages import RlooStage
+from trainers.sft_term import SftTerm
 from trainers.telemetry import signs
 from trainers.trl_epoch import WeightsInPlace
 
@@ -99,29 +100,37 @@ def score(
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Who replies, who rewards, and to which prompts."""
+    """Who replies, who rewards, and to which prompts; and what is trained on beside them."""
 
     stage: RlooStage
     questions: Sequence[Question]
     engine: LocalEngine
     scorer: RewardScorer
     seed: int
+    demonstrations: SftTerm | None = None
 
 
 class LeaveOneOutTrainer(WeightsInPlace, RLOOTrainer):
     """trl's trainer with our prompts, replies, rewards and reference.
 
     Its data are the prompts' numbers, as text. ``history`` has what to log of each iteration,
-    ``rollouts`` the last one's replies.
+    ``rollouts`` the last one's replies. β is the controller's.
     """
 
     model: Any
     ref_model: Any
 
     def __init__(
-        self, net: Any, reference: Any, rollouts: Rollouts, args: RLOOConfig, **more: Any
+        self,
+        net: Any,
+        reference: Any,
+        rollouts: Rollouts,
+        controller: KlController,
+        args: RLOOConfig,
+        **more: Any,
     ) -> None:
         self._from = rollouts
+        self._controller = controller
         self._log_probs: dict[bool, Tensor] = {}  # of the reference? -> (B, T)
         self.history: list[dict[str, float]] = []
         self.rollouts: list[Rollout] = []
@@ -137,7 +146,7 @@ class LeaveOneOutTrainer(WeightsInPlace, RLOOTrainer):
         )
         add_fused_lm_head(reference, temperature=args.temperature)
         self.ref_model = reference
-        self.beta = rollouts.stage.kl
+        self.beta = controller.beta
 
     @property
     def iteration(self) -> int:
@@ -199,6 +208,7 @@ class LeaveOneOutTrainer(WeightsInPlace, RLOOTrainer):
         return found
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self.beta = self._controller.beta
         batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
         mask = batch["completion_mask"].bool()
         if self.beta == 0.0:  # then trl does not ask the reference, and we measure all the same
@@ -211,6 +221,24 @@ class LeaveOneOutTrainer(WeightsInPlace, RLOOTrainer):
         self._record(self._log_probs[False], self._log_probs[True], mask)
         return batch
 
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **settings: Any) -> Any:
+        """trl's, with the demonstrations' gradient added once an optimiser step: before the first
+        forward, since the last backward is the one that shares gradients among processes."""
+        terms = self._from.demonstrations
+        if terms is not None and self._step % self.current_gradient_accumulation_steps == 0:
+            # Gradients are averaged over processes: their shares, made larger, add up again.
+            processes = self.accelerator.num_processes
+            net: Any = self.accelerator.unwrap_model(model)
+            share = replace(terms, weight=terms.weight * processes).backward(
+                net.adapters[0],
+                self.state.global_step,
+                seed=self._from.seed,
+                accelerator=self.accelerator,
+            )
+            total = self.accelerator.reduce(torch.tensor(share, device=self.accelerator.device))
+            self._metrics["train"]["sft_loss"].append(float(total))
+        return super().compute_loss(model, inputs, *args, **settings)
+
     def _record(self, log_probs: Tensor, reference: Tensor, mask: Tensor) -> None:
         """What to log of the iteration, as PPO does; KL over the replies that carry loss."""
         seen = self._scored
@@ -219,11 +247,14 @@ class LeaveOneOutTrainer(WeightsInPlace, RLOOTrainer):
         sums = torch.stack([(k1 * mask).sum(1), (k3 * mask).sum(1), tokens.float()])
         kl, kl3, lengths = self.accelerator.gather(sums.T.contiguous()).T.cpu()
         counted = (lengths > 0).float()
+        mean_kl = float(masked_mean(kl, counted))
+        if counted.any():
+            self._controller.update(mean_kl, len(seen.replies))
         self.history.append(
             {
                 "reward": float(seen.combined.reward.mean()),
                 "reward_spread": float(seen.combined.spread.mean()),
-                "kl": float(masked_mean(kl, counted)),
+                "kl": mean_kl,
                 "kl_token": float(kl.sum() / lengths.sum().clamp(min=1)),
                 "kl_token_k3": float(kl3.sum() / lengths.sum().clamp(min=1)),
                 "beta": self.beta,

@@ -31,6 +31,10 @@ class RlooStage(Stage):
         ge=0.0,
         description="β: weight of a reply's KL to the stage's start (the paper: 0.03, 0.1).",
     )
+    kl_target: Positive | None = Field(
+        None, description="Adapt β towards this KL a reply (Ziegler et al. 2019); null: fixed."
+    )
+    kl_horizon: Positive = Field(10_000.0, description="Replies over which β adapts.")
     clip: Positive = Field(0.2, description="ε of the clipped ratio, which is a reply's.")
     whiten: Literal["per_reward_model", "joint", "per_prompt", "none"] = Field(
         "per_reward_model",
@@ -47,6 +51,17 @@ class RlooStage(Stage):
     mask_no_eos: bool = Field(
         False, description="Replies without eos carry no loss; their rewards stay in the baseline."
     )
+    sft_data: str | None = Field(
+        None,
+        description="Demonstrations whose loss joins every step, as PPO's: a pocket/ or hub: name, "
+        "a file, a folder; null: none.",
+    )
+    sft_format: str = Field("auto", description="How to read `sft_data`.")
+    sft_weight: Positive = Field(1.0, description="γ of that loss.")
+    sft_batch: Count | None = Field(
+        None, description="Demonstrations an optimiser step; default: mini_batch."
+    )
+    sft_max_length: Count = Field(2048, description="Tokens; longer demonstrations are left out.")
     temperature: Positive = Field(1.0, description="Sampling temperature of the rollouts.")
     max_new_tokens: Count = Field(256, description="Longest reply.")
     gradient_checkpointing: bool = Field(
@@ -65,6 +80,8 @@ class RlooStage(Stage):
             )
         if self.batch % self.samples:
             raise ValueError(f"samples {self.samples} does not divide batch {self.batch}")
+        if self.kl_target is not None and self.kl == 0.0:
+            raise ValueError("kl_target needs kl above 0: adapting multiplies it")
         return self
 
 

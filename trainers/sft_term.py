@@ -1,4 +1,4 @@
-"""Demonstrations beside the PPO objective: InstructGPT's "PPO-ptx" (Ouyang et al. 2022, eq. 2).
+"""Demonstrations beside a reward: InstructGPT's "PPO-ptx" (Ouyang et al. 2022, equation 2).
 
 At every optimiser step of the policy, γ · (mean cross-entropy of some demonstrations' answer
 tokens) joins the clipped surrogate's loss, so that the policy goes on being good at what it was
@@ -24,7 +24,7 @@ from trainers.data import Demonstration, Document, load_demonstrations
 from trainers.draws import draw
 from trainers.packing import IGNORED
 from trainers.rollouts import device_of
-from trainers.schedule_stages import PpoStage
+from trainers.schedule_stages import PpoStage, RlooStage
 from trainers.sft_rows import Example, document_examples, examples
 from trainers.stage import StageContext
 
@@ -82,7 +82,7 @@ def cross_entropy(model: nn.Module, rows: Sequence[Example], *, pad: int) -> Ten
     )
 
 
-def sft_term(ctx: StageContext, stage: PpoStage) -> SftTerm | None:
+def sft_term(ctx: StageContext, stage: PpoStage | RlooStage) -> SftTerm | None:
     """The stage's demonstrations as token ids; None without ``sft_data``."""
     if stage.sft_data is None:
         return None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,13 @@ def context(tiny_llama: Path) -> Context:
         )
 
     return make
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """What is opened on it is closed when the test ends."""
+    with ExitStack() as found:
+        yield found
 
 
 @pytest.fixture

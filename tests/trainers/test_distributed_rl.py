@@ -22,7 +22,8 @@ stages:
   - reward: {name: helpfulness, members: 1, data: pocket/helpful, limit: 32, held_out: 0.25,
       batch: 8, learning_rate: 1e-4, max_length: 256}
   - rloo: {epochs: 2, iterations: 2, batch: 16, mini_batch: 16, samples: 4, max_new_tokens: 12,
-      learning_rate: 1e-3, kl: 0.1, whiten: joint, reward: {kind: mean}}
+      learning_rate: 1e-3, kl: 0.1, kl_target: 0.5, kl_horizon: 100, whiten: joint,
+      sft_data: pocket/demonstrations, sft_batch: 6, sft_weight: 2.0, reward: {kind: mean}}
   - dpo: {data: pocket/helpful, limit: 40, held_out: 0.2, epochs: 2, batch: 8, max_length: 256,
       learning_rate: 1e-3}
 evaluate: {sets: [{set: pocket/borderline, limit: 4}], max_new_tokens: 12}
@@ -63,7 +64,9 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
         expected, found = scalars(alone / name), scalars(shared / name)
         assert expected.keys() == found.keys()
         for key, value in expected.items():
-            assert found[key] == pytest.approx(value, rel=1e-3, abs=1e-4), (name, key)
+            # At DPO's first step (8 of 32 pairs) the policy is the reference: who wins is rounding.
+            ties = 8 / 32 if (name, key) == ("dpo-e001", "implicit_accuracy") else 1e-4
+            assert found[key] == pytest.approx(value, rel=1e-3, abs=ties), (name, key)
     for name in ("rloo-e001", "rloo-e002"):  # the last iteration: every prompt and every reply
         rows = [
             [json.loads(line) for line in (f / name / "rollouts.jsonl").read_text().splitlines()]

@@ -92,6 +92,10 @@ def test_both_resolve_train_and_are_gated(tmp_path: Path) -> None:
             "no reward stage called 'safe' before this one",
         ),
         ("samples: 4", "sample: 4", "did you mean 'samples'"),
+        ("samples: 4", "kl: 0, kl_target: 6", "kl_target needs kl above 0"),
+        ("samples: 4", "kl_target: 0", "stages.rloo.kl_target"),
+        ("samples: 4", "sft_data: pocket/demonstration", "pocket/demonstration"),
+        ("samples: 4", "sft_weight: 0", "stages.rloo.sft_weight"),
         (
             "max_length: 256",
             "label_smoothing: 0.1, loss: ipo",
@@ -160,6 +164,17 @@ def test_a_plan_has_the_phases_of_the_stages() -> None:
     assert replies_at_once(made.stages[3]) == 0
     assert rows_a_forward(made.stages[2], 384) == 2
     assert rows_a_forward(made.stages[3], 512) == 16  # pairs: twice as many sequences
+
+
+def test_demonstrations_beside_rloo_have_a_phase_of_their_own() -> None:
+    shape = find_shape("meta-llama/Llama-2-7b-hf")
+    made = schedule(SFT, REWARD, {**RLOO, "micro_batch": 2, "sft_data": "x", "sft_max_length": 300})
+    plan = plan_stages(made, shape, card("H200"), 128)[-1]
+    assert [phase.name for phase in plan.phases][2:] == ["update", "update, demonstrations"]
+    *_, update, beside = plan.phases
+    assert beside.parts["logits"] == 2 * 300 * shape.vocabulary * 12
+    assert beside.parts["adapters"] == update.parts["adapters"]
+    assert beside.parts["optimizer"] == update.parts["optimizer"]
 
 
 @pytest.mark.parametrize("stage", [RLOO, DPO], ids=["rloo", "dpo"])

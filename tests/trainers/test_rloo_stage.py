@@ -104,18 +104,75 @@ def test_the_telemetry_has_the_names_of_ppos(tmp_path: Path, made: Any, settings
     assert theirs.keys() == ours.keys()
 
 
-@pytest.mark.parametrize("after", [1, 2, 3])
+@pytest.fixture
+def steered(tmp_path: Path) -> dict[str, Any]:
+    """Settings with which there is more than weights to go on from."""
+    path = tmp_path / "demonstrations.jsonl"
+    rows = [{"prompt": f"say {i}", "completion": f"{i} it is"} for i in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    target = {"kl": 0.2, "kl_target": 0.5, "kl_horizon": 20.0}
+    return {**target, "sft_data": str(path), "sft_weight": 2.0, "sft_batch": 3}
+
+
+@pytest.mark.parametrize(("after", "more"), [(1, False), (2, False), (3, False), (2, True)])
 def test_resuming_gives_the_same_bytes(
-    tmp_path: Path, made: Any, digest: Callable[[Path], Any], after: int
+    tmp_path: Path,
+    made: Any,
+    digest: Callable[[Path], Any],
+    steered: dict[str, Any],
+    after: int,
+    more: bool,
 ) -> None:
     """Stop after ``after`` checkpoints, drop everything in memory, go on from the disk."""
-    straight = [digest(c.folder) for c in rloo.checkpoints(made(tmp_path / "a"))]
-    stream = rloo.checkpoints(made(tmp_path / "b"))
+    changed = steered if more else {}
+    straight = [digest(c.folder) for c in rloo.checkpoints(made(tmp_path / "a", **changed))]
+    stream = rloo.checkpoints(made(tmp_path / "b", **changed))
     for _ in range(after):
         next(stream)
     stream.close()
     torch.rand(7)  # whatever the process did with the global generator in between
-    assert [digest(c.folder) for c in rloo.checkpoints(made(tmp_path / "b"))] == straight
+    resumed = rloo.checkpoints(made(tmp_path / "b", **changed))
+    assert [digest(c.folder) for c in resumed] == straight
+
+
+def test_beta_goes_on_from_where_it_was(tmp_path: Path, made: Any, steered: dict[str, Any]) -> None:
+    seen: list[dict[str, Any]] = []
+    *_, last = rloo.checkpoints(made(tmp_path / "run", seen.append, **steered))
+    expected = 0.2
+    for row in seen:
+        assert row["beta"] == pytest.approx(expected, rel=1e-12)
+        expected *= 1 + min(max(row["kl"] / 0.5 - 1, -0.2), 0.2) * 8 / 20
+    assert len({row["beta"] for row in seen}) == 6
+    stored = json.loads((last.folder.parent / "rloo-e001/trainer/controller.json").read_text())
+    assert stored == {"beta": seen[2]["beta"]}  # the next epoch's first
+
+
+def test_demonstrations_join_every_step_whatever_the_micro_batch(
+    tmp_path: Path, made: Any, steered: dict[str, Any]
+) -> None:
+    """A heavy weight, and their loss falls; cut into one forward or four, they weigh the same."""
+    heavy = {**steered, "sft_weight": 20.0, "learning_rate": 5e-3}
+    found = [c.training for c in rloo.checkpoints(made(tmp_path / "heavy", **heavy))][1:]
+    assert found[0]["sft_loss"] > found[1]["sft_loss"] > found[2]["sft_loss"]
+    *_, plain = rloo.checkpoints(made(tmp_path / "plain", epochs=1))
+    assert "sft_loss" not in plain.training
+    weights = []
+    for micro in (1, 4, None):
+        one = {**steered, "epochs": 1, "iterations": 1, "inner_epochs": 1, "micro_batch": micro}
+        *_, last = rloo.checkpoints(made(tmp_path / str(micro), **one))
+        weights.append((last.training["sft_loss"], read_weights(last.folder)))
+    for loss, others in weights[1:]:
+        assert loss == pytest.approx(weights[0][0], rel=1e-4)
+        for key, tensor in weights[0][1].items():
+            torch.testing.assert_close(others[key], tensor, atol=2e-4, rtol=1e-3)
+
+
+def test_a_state_without_beta_is_one_in_which_it_was_fixed(
+    tmp_path: Path, made: Any, digest: Callable[[Path], Any]
+) -> None:
+    stage = made(tmp_path / "run").stage
+    assert rloo._controller(stage, None).beta == stage.kl
+    assert rloo._controller(stage, tmp_path).beta == stage.kl
 
 
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
@@ -318,10 +375,14 @@ for checkpoint in rloo.checkpoints(context):
 
 @pytest.mark.slow
 def test_kill_9_and_the_same_call_again_leave_the_same_bytes(
-    tmp_path: Path, made: Any, models: Any, digest: Callable[[Path], Any]
+    tmp_path: Path,
+    made: Any,
+    models: Any,
+    digest: Callable[[Path], Any],
+    steered: dict[str, Any],
 ) -> None:
-    straight = [digest(c.folder) for c in rloo.checkpoints(made(tmp_path / "a"))]
-    ctx = made(tmp_path / "b")
+    straight = [digest(c.folder) for c in rloo.checkpoints(made(tmp_path / "a", **steered))]
+    ctx = made(tmp_path / "b", **steered)
     (tmp_path / "schedule.json").write_text(ctx.schedule.model_dump_json())
     start, rewards = models
     members = json.dumps([[r.name, [str(m) for m in r.members]] for r in rewards])
@@ -340,5 +401,5 @@ def test_kill_9_and_the_same_call_again_leave_the_same_bytes(
     victim.stdout.close()
     assert not (tmp_path / "b" / "checkpoints" / "rloo-e003").exists()
     subprocess.run(command, env=environment, check=True, capture_output=True)
-    found = [digest(c.folder) for c in rloo.checkpoints(made(tmp_path / "b"))]
+    found = [digest(c.folder) for c in rloo.checkpoints(made(tmp_path / "b", **steered))]
     assert found == straight
