@@ -247,6 +247,7 @@ def _flat(model: torch.nn.Module) -> Tensor:
 def ours(models: Models, frozen: Frozen, *, one_more: bool) -> Found:
     """The functions that ``trainers/ppo.py`` is made of. ``one_more``: in trl's convention."""
     from harness.models import backbone
+    from trainers.learner import Learner
     from trainers.ppo_losses import (
         clipped_value_loss,
         generalised_advantages,
@@ -265,7 +266,8 @@ def ours(models: Models, frozen: Frozen, *, one_more: bool) -> Found:
     longer = slots < (lengths + one_more).clamp(max=REPLY)[:, None]
 
     def log_probs(model: LlamaForCausalLM) -> Tensor:
-        return policy_log_probs(model, prompts, replies, pad=PAD, temperature=1.0, width=REPLY)[0]
+        net = Learner(model, None)  # all weights are trained, there is no adapter
+        return policy_log_probs(net, prompts, replies, pad=PAD, temperature=1.0, width=REPLY)[0]
 
     def values() -> Tensor:
         # The state before the token that trl adds is the end token's.

@@ -24,6 +24,7 @@ from harness.adapters import (
     remove_adapter,
     save_adapter,
 )
+from trainers.learner import Learner
 from trainers.lora import lora_config
 from trainers.rollouts import (
     Replies,
@@ -54,10 +55,15 @@ class Actor:
     value: str | None  # None: the head alone is trained, on the reference's hidden states
 
     def log_probs(
-        self, prompts: Sequence[Tokens], replies: Sequence[Tokens], width: int, stage: PpoStage
+        self,
+        net: Learner,
+        prompts: Sequence[Tokens],
+        replies: Sequence[Tokens],
+        width: int,
+        stage: PpoStage,
     ) -> tuple[Tensor, Tensor]:
         return policy_log_probs(
-            self.model,
+            net,
             prompts,
             replies,
             pad=self.pad,
@@ -66,8 +72,10 @@ class Actor:
             entropy_grad=stage.entropy_weight > 0,
         )
 
-    def values(self, prompts: Sequence[Tokens], replies: Sequence[Tokens], width: int) -> Tensor:
-        return reply_values(self.model, self.head, prompts, replies, pad=self.pad, width=width)
+    def values(
+        self, net: Learner, prompts: Sequence[Tokens], replies: Sequence[Tokens], width: int
+    ) -> Tensor:
+        return reply_values(net, self.head, prompts, replies, pad=self.pad, width=width)
 
     def measured_log_probs(self, batch: Replies, stage: PpoStage) -> Tensor:
         """(B, T) under the active adapter, without gradients."""

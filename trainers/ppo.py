@@ -39,11 +39,11 @@ from torch import Tensor, nn
 
 from harness.adapters import activate
 from harness.engines.local import LocalEngine
-from harness.engines.merged import merged_linears
 from harness.reward_models import RewardScorer, Rule
 from trainers.actor import Actor, build, parameters
 from trainers.data import load_prompts
 from trainers.draws import draw, generator
+from trainers.learner import Learner, learner
 from trainers.ppo_losses import (
     KlController,
     clipped_value_loss,
@@ -56,7 +56,6 @@ from trainers.ppo_losses import (
     whiten,
     whiten_rewards,
 )
-from trainers.recomputing import recomputed
 from trainers.rollouts import Question, Replies, Rollout, Tokens, roll_out
 from trainers.schedule_stages import PpoStage
 from trainers.sft_term import SftTerm, sft_term
@@ -152,9 +151,9 @@ def _policy_step(
     activate(actor.model, POLICY, train=True)
     actor.policy_optimizer.zero_grad(set_to_none=True)
     totals = torch.zeros(5)
-    with merged_linears(actor.model), recomputed(actor.model, stage.gradient_checkpointing):
+    with learner(actor.model, recompute=stage.gradient_checkpointing) as net:
         for chosen in micros:
-            totals[:4] += _policy_backward(actor, batch, stage, chosen, tokens)
+            totals[:4] += _policy_backward(actor, net, batch, stage, chosen, tokens)
         if beside is not None:
             totals[4] += beside()
     _sum_gradients(parameters(actor.policy_optimizer), accelerator)
@@ -173,7 +172,7 @@ def _policy_step(
 
 
 def _policy_backward(
-    actor: Actor, batch: Batch, stage: PpoStage, chosen: Tensor, tokens: float
+    actor: Actor, net: Learner, batch: Batch, stage: PpoStage, chosen: Tensor, tokens: float
 ) -> Tensor:
     """Add the gradient of a micro-batch's share of the loss; its share of what is logged, (4,).
 
@@ -182,7 +181,7 @@ def _policy_backward(
     """
     prompts, replies, width = batch.rows(chosen)
     mask, old = batch.mask[chosen, :width], batch.log_probs[chosen, :width]
-    log_probs, entropy = (x.cpu() for x in actor.log_probs(prompts, replies, width, stage))
+    log_probs, entropy = (x.cpu() for x in actor.log_probs(net, prompts, replies, width, stage))
     losses, clipped = surrogate(log_probs, old, batch.advantages[chosen, :width], stage.clip)
     objective = losses - stage.entropy_weight * entropy if stage.entropy_weight else losses
     ((objective * mask).sum() / tokens).backward()
@@ -204,9 +203,9 @@ def _value_step(
     actor.activate_value(train=True)
     actor.value_optimizer.zero_grad(set_to_none=True)
     total = torch.zeros(1)
-    with merged_linears(actor.model), recomputed(actor.model, stage.gradient_checkpointing):
+    with learner(actor.model, recompute=stage.gradient_checkpointing) as net:
         for chosen in micros:
-            total += _value_backward(actor, batch, stage, chosen, tokens)
+            total += _value_backward(actor, net, batch, stage, chosen, tokens)
     _sum_gradients(parameters(actor.value_optimizer), accelerator)
     total = accelerator.reduce(total.to(accelerator.device), "sum").cpu()
     norm = nn.utils.clip_grad_norm_(
@@ -217,11 +216,11 @@ def _value_step(
 
 
 def _value_backward(
-    actor: Actor, batch: Batch, stage: PpoStage, chosen: Tensor, tokens: float
+    actor: Actor, net: Learner, batch: Batch, stage: PpoStage, chosen: Tensor, tokens: float
 ) -> Tensor:
     """As ``_policy_backward``; the micro-batch's share of the loss, ()."""
     prompts, replies, width = batch.rows(chosen)
-    values = actor.values(prompts, replies, width).cpu()
+    values = actor.values(net, prompts, replies, width).cpu()
     old, returns = batch.values[chosen, :width], batch.returns[chosen, :width]
     losses = clipped_value_loss(values, old, returns, stage.value_clip)
     loss = (losses * batch.mask[chosen, :width]).sum() / tokens

@@ -23,7 +23,8 @@ from harness.engines.local import LocalEngine
 from harness.engines.protocol import Request
 from harness.engines.reading import Reader
 from harness.errors import InputError
-from harness.models import TOKENS_AT_ONCE, backbone, causal_model, length_sorted_batches
+from harness.models import TOKENS_AT_ONCE, causal_model, length_sorted_batches
+from trainers.learner import Learner
 
 Tokens = tuple[int, ...]
 # Logits of the replies' tokens in one forward without gradients are at most so many numbers.
@@ -156,7 +157,7 @@ def pack(
 
 
 def policy_log_probs(
-    model: nn.Module,
+    net: Learner,
     prompts: Sequence[Tokens],
     replies: Sequence[Tokens],
     *,
@@ -165,27 +166,27 @@ def policy_log_probs(
     width: int,
     entropy_grad: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of the replies' tokens under the active adapter, and the entropy there.
+    """Log-probabilities of the replies' tokens, and the entropy there.
 
     Both (b, ``width``), zero on padding. The logits are divided by the temperature that the
-    replies were sampled at: the policy that is improved is the one that acted. Logits are computed
-    for the replies only; at 32,000 words they are the largest tensor of all.
+    replies were sampled at: the policy that is improved is the one that acted.
     """
-    packed = pack(prompts, replies, pad, device_of(model))
-    keep = packed.input_ids.shape[1] - packed.first
-    logits = model(input_ids=packed.input_ids, use_cache=False, logits_to_keep=keep).logits
-    at = logits[packed.rows, packed.columns - packed.first].float() / temperature
-    log_p = at.log_softmax(-1)
-    with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
-        entropy = -(log_p.exp() * log_p).sum(-1)
-    chosen = log_p.gather(-1, packed.targets[:, None]).squeeze(-1)
+    packed = pack(prompts, replies, pad, net.device)
+    chosen, entropy = net.log_probs(
+        packed.input_ids,
+        packed.rows,
+        packed.columns,
+        packed.targets,
+        temperature=temperature,
+        entropy_grad=entropy_grad,
+    )
     place = (packed.rows, packed.slots)
     empty = torch.zeros(len(prompts), width, device=chosen.device)
     return empty.index_put(place, chosen), empty.index_put(place, entropy)
 
 
 def reply_values(
-    model: PeftModel,
+    net: Learner,
     head: nn.Linear,
     prompts: Sequence[Tokens],
     replies: Sequence[Tokens],
@@ -193,10 +194,10 @@ def reply_values(
     pad: int,
     width: int,
 ) -> Tensor:
-    """V of the state before each reply token, (b, ``width``), under the active adapter."""
-    packed = pack(prompts, replies, pad, device_of(model))
-    hidden = backbone(model)(input_ids=packed.input_ids, use_cache=False).last_hidden_state
-    values = head(hidden[packed.rows, packed.columns].float()).squeeze(-1)
+    """V of the state before each reply token, (b, ``width``)."""
+    packed = pack(prompts, replies, pad, net.device)
+    hidden = net.hidden(packed.input_ids, packed.rows, packed.columns)
+    values = head(hidden.float()).squeeze(-1)
     empty = torch.zeros(len(prompts), width, device=values.device)
     return empty.index_put((packed.rows, packed.slots), values)
 

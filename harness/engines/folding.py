@@ -97,6 +97,14 @@ def effective_weight(module: nn.Module) -> Tensor | None:
     return _weight(base, adapted)
 
 
+def base_weight(module: nn.Module) -> Tensor | None:
+    """As ``effective_weight``, without an adapter's part."""
+    base: Any = module.get_base_layer() if isinstance(module, LoraLayer) else module
+    if not isinstance(base, nn.Linear) or base.bias is not None or not _foldable(base):
+        return None
+    return _weight(base, None)
+
+
 def _linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
         return functional.linear(x, weight, bias)

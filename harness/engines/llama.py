@@ -186,14 +186,14 @@ class FusedLlama:
 
 def fuse(model: nn.Module, *, max_bytes: int = MAX_BYTES) -> FusedLlama | None:
     """The model's own forward, or None where it is not one that this file computes exactly."""
-    if type(model) is not LlamaForCausalLM or not _suits(model):
+    if type(model) is not LlamaForCausalLM or not suits(model):
         return None
     size = sum(4 * m.in_features * m.out_features for m in _linears(model))
     if size > max_bytes:
         return None
     layers = []
     for block in model.model.layers:
-        found = [effective_weight(module) for module in _of_block(block)]
+        found = [effective_weight(module) for module in linears(block)]
         if any(weight is None for weight in found):
             return None
         query, key, value, out, gate, up, down = (w for w in found if w is not None)
@@ -210,7 +210,8 @@ def fuse(model: nn.Module, *, max_bytes: int = MAX_BYTES) -> FusedLlama | None:
     return FusedLlama(model, layers, Product(head * model.model.norm.weight.detach()))
 
 
-def _suits(model: LlamaForCausalLM) -> bool:
+def suits(model: LlamaForCausalLM) -> bool:
+    """Whether it is a Llama of which this file and ``trunk.py`` compute the numbers."""
     config = model.config
     rope = dict(getattr(config, "rope_parameters", None) or {})
     return (
@@ -228,7 +229,8 @@ def _suits(model: LlamaForCausalLM) -> bool:
     )
 
 
-def _of_block(block: Any) -> tuple[nn.Module, ...]:
+def linears(block: Any) -> tuple[nn.Module, ...]:
+    """Query, key, value, out, gate, up and down of one of the model's layers."""
     attention, mlp = block.self_attn, block.mlp
     return (
         attention.q_proj,
@@ -242,7 +244,7 @@ def _of_block(block: Any) -> tuple[nn.Module, ...]:
 
 
 def _linears(model: LlamaForCausalLM) -> list[Any]:
-    return [module for block in model.model.layers for module in _of_block(block)]
+    return [module for block in model.model.layers for module in linears(block)]
 
 
 def _pairs(width: int, device: torch.device) -> Tensor:

@@ -19,6 +19,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from harness.adapters import activate, adapter_weights, add_adapter
 from harness.models import ModelSpec, backbone, keep_nf4_layout, quantization_config
+from trainers.learner import Learner
 from trainers.lora import lora_config
 from trainers.model_shapes import ModelShape, shape_of
 from trainers.pair_batches import PairCollator, attention
@@ -320,7 +321,7 @@ def test_logits_of_ppo(build: Build, dtype: str) -> None:
     )
     prompts, replies = [tuple(range(4))] * 4, [tuple(range(60))] * 4
     with torch.no_grad(), LiveTensors(model) as live:
-        policy_log_probs(model, prompts, replies, pad=0, temperature=1.0, width=60)
+        policy_log_probs(Learner(model, None), prompts, replies, pad=0, temperature=1.0, width=60)
     planned = logits_bytes(8000, 4 * 60, 4 if dtype == "float32" else 2)
     assert planned == pytest.approx(live.peak, rel=0.03)
 

@@ -22,6 +22,7 @@ from harness.adapters import (
 from harness.models import ModelSpec, load
 from trainers import rollouts
 from trainers.actor import Actor
+from trainers.learner import Learner, learner
 from trainers.ppo import Batch, update
 from trainers.rollouts import Replies, policy_log_probs, reply_values
 from trainers.schedule_stages import Optimizer, PpoStage
@@ -90,9 +91,10 @@ def _logits(actor: Actor, ids: tuple[int, ...]) -> Tensor:
 
 def test_log_probs_equal_one_plain_forward_a_row(actor: Actor, sampled: Replies) -> None:
     activate(actor.model, "policy")
-    got, entropy = policy_log_probs(
-        actor.model, sampled.prompts, sampled.replies, pad=0, temperature=0.7, width=8
-    )
+    with learner(actor.model) as net:
+        got, entropy = policy_log_probs(
+            net, sampled.prompts, sampled.replies, pad=0, temperature=0.7, width=8
+        )
     for i, (prompt, reply) in enumerate(zip(sampled.prompts, sampled.replies, strict=True)):
         log_p = (_logits(actor, prompt + reply) / 0.7).log_softmax(-1)
         for t, token in enumerate(reply):
@@ -106,11 +108,12 @@ def test_log_probs_equal_one_plain_forward_a_row(actor: Actor, sampled: Replies)
 
 def test_values_are_read_before_each_token(actor: Actor, sampled: Replies) -> None:
     actor.activate_value(train=False)
-    got = reply_values(actor.model, actor.head, sampled.prompts, sampled.replies, pad=0, width=8)
+    net = Learner(actor.model, None)
+    got = reply_values(net, actor.head, sampled.prompts, sampled.replies, pad=0, width=8)
     prompt, reply = sampled.prompts[3], sampled.replies[3]
     for t in range(len(reply)):  # the value must not see the token that it judges
         state = prompt + reply[:t]
-        alone = reply_values(actor.model, actor.head, [state], [(9,)], pad=0, width=1)
+        alone = reply_values(net, actor.head, [state], [(9,)], pad=0, width=1)
         assert got[3, t].item() == pytest.approx(alone.item(), abs=1e-4)
 
 
@@ -119,9 +122,11 @@ def test_what_is_measured_is_what_is_trained(actor: Actor, batch: Batch) -> None
     sampled, width = batch.sampled, batch.mask.shape[1]
     activate(actor.model, "policy")
     with torch.no_grad():
-        log_probs, _ = actor.log_probs(sampled.prompts, sampled.replies, width, STAGE)
+        with learner(actor.model) as net:
+            log_probs, _ = actor.log_probs(net, sampled.prompts, sampled.replies, width, STAGE)
         actor.activate_value(train=False)
-        values = actor.values(sampled.prompts, sampled.replies, width)
+        with learner(actor.model) as net:
+            values = actor.values(net, sampled.prompts, sampled.replies, width)
     torch.testing.assert_close(batch.log_probs, log_probs, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(batch.values, values, rtol=1e-4, atol=1e-5)
     assert (batch.log_probs[~batch.mask] == 0).all()
@@ -218,15 +223,17 @@ def test_target_kl_throws_the_step_away(actor: Actor, batch: Batch) -> None:
 def test_switching_between_forward_and_backward_would_zero_the_gradient(
     actor: Actor, sampled: Replies
 ) -> None:
-    """The trap that the order of ``iterate`` and ``update`` avoids (design: one base)."""
+    """The trap that the order of ``iterate`` and ``update`` avoids (design: one base), with the
+    library's layers."""
     weights = [*adapter_weights(actor.model, "policy").values()]
 
     def gradient(switch: bool) -> float:
         activate(actor.model, "policy", train=True)
         for weight in weights:
             weight.grad = None
+        net = Learner(actor.model, None)
         log_probs, _ = policy_log_probs(
-            actor.model, sampled.prompts, sampled.replies, pad=0, temperature=1.0, width=8
+            net, sampled.prompts, sampled.replies, pad=0, temperature=1.0, width=8
         )
         if switch:
             activate(actor.model, "value", train=True)

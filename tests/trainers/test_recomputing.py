@@ -21,6 +21,7 @@ from harness.engines.merged import merged_linears
 from harness.errors import InputError
 from harness.models import ModelSpec, Quantization, causal_model, load
 from trainers.actor import Actor
+from trainers.learner import Learner
 from trainers.ppo import Batch, update
 from trainers.recomputing import recomputed
 from trainers.rollouts import Replies, policy_log_probs
@@ -146,7 +147,9 @@ def loss_of(model: PeftModel) -> Tensor:
     prompts, replies = sampled().prompts, sampled().replies
     few = [tuple(t % 128 for t in prompt) for prompt in prompts]
     said = [tuple(t % 128 for t in reply) for reply in replies]
-    found, _ = policy_log_probs(model, few, said, pad=0, temperature=1.0, width=REPLY)
+    found, _ = policy_log_probs(
+        Learner(model, None), few, said, pad=0, temperature=1.0, width=REPLY
+    )
     return found.sum()
 
 

@@ -1,0 +1,270 @@
+"""A Llama's forward over whole sequences, and its backward into a LoRA adapter, written out.
+
+In training a small model on a CPU, autograd's bookkeeping and the library's many small operations
+(norms and rotations of five operators each, seven products a layer each with two thin ones beside,
+copies for masks and heads) take as long as the arithmetic. Here a layer is one block with a known
+derivative:
+
+- only what is asked for is computed: of each row the tokens up to the last place that is read,
+  without padding, and of the last layer those places alone;
+- query, key and value are one product, and so are gate and up, adapters included (``adapted.py``);
+- the backward writes where autograd would allocate, and stops at the first layer's adapters, for
+  embeddings are not trained.
+
+The numbers are transformers' up to the order of float32 additions; tested against autograd.
+
+For ``LlamaForCausalLM`` in float32 on the CPU. Nothing here drops out or knows of a cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import LlamaForCausalLM
+
+from harness.engines.adapted import Beside, Gradients, Group, Merged
+from harness.engines.attention import Heads, Padding
+from harness.engines.folding import MAX_BYTES, effective_weight
+from harness.engines.llama import linears, suits
+
+# Tokens that go through all layers together: more leave the processor's cache.
+_TOKENS = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    qkv: Group
+    out: Group
+    gate_up: Group
+    down: Group
+
+    def parameters(self) -> list[nn.Parameter]:
+        groups = (self.qkv, self.out, self.gate_up, self.down)
+        return [p for group in groups for p in group.parameters()]
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What a block's backward needs; (n, width) each, of the n tokens that pass its second half."""
+
+    normed: Tensor  # the input of query, key and value, before the gain: all tokens
+    scale: Tensor  # by which the norm multiplied, (tokens, 1)
+    attention: Callable[[Tensor], Tensor]
+    read: Tensor  # what the heads read
+    normed_2: Tensor
+    scale_2: Tensor
+    gate_up: Tensor
+    active: Tensor  # silu(gate)
+    product: Tensor  # of that and up
+
+
+class Trunk:
+    """The model's layers with the adapter active at construction, whose weights must not change
+    while this is used.
+
+    ``recompute``: keep only the layers' inputs for the backward (gradient checkpointing).
+    """
+
+    def __init__(
+        self, model: LlamaForCausalLM, *, recompute: bool = False, max_bytes: int = MAX_BYTES
+    ) -> None:
+        config: Any = model.config
+        blocks: Any = model.model.layers
+        layers: list[Any] = [m for block in blocks for m in linears(block)]
+        small = sum(4 * m.in_features * m.out_features for m in layers) <= max_bytes
+        how = Merged if small else Beside
+        self._blocks = [
+            _Block(
+                how([a.q_proj, a.k_proj, a.v_proj], block.input_layernorm.weight.detach()),
+                how([a.o_proj]),
+                how([m.gate_proj, m.up_proj], block.post_attention_layernorm.weight.detach()),
+                how([m.down_proj]),
+            )
+            for block in blocks
+            for a, m in [(block.self_attn, block.mlp)]
+        ]
+        self._heads = Heads(model)
+        self._embedding = model.model.embed_tokens.weight.detach()
+        self._gain = model.model.norm.weight.detach()
+        self._hidden = int(config.hidden_size)
+        self._inner = int(config.intermediate_size)
+        self._eps = float(config.rms_norm_eps)
+        self._recompute = recompute
+        self._parameters = [p for block in self._blocks for p in block.parameters()]
+
+    def hidden(self, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """The last hidden states (n, hidden), normed, at n places: (rows[i], columns[i]) each, with
+        gradients into the adapter.
+
+        ``input_ids`` (rows, length) are whole sequences, padded on the right, which no earlier
+        token can see.
+        """
+        if not (torch.is_grad_enabled() and any(p.requires_grad for p in self._parameters)):
+            return self.forward(input_ids, rows, columns, keep=False)[0]
+        found: Tensor = _Pass.apply(self, input_ids, rows, columns, *self._parameters)
+        return found
+
+    def forward(
+        self, input_ids: Tensor, rows: Tensor, columns: Tensor, *, keep: bool
+    ) -> tuple[Tensor, Callable[[Tensor], Gradients] | None]:
+        """``hidden`` without gradients; and, to ``keep`` what it takes, its backward."""
+        parts = list(_parts(rows, columns, len(input_ids)))
+        found = torch.empty(len(rows), self._hidden)
+        backwards = []
+        for first, last, places in parts:
+            states, backward = self._part(
+                input_ids[first:last], rows[places] - first, columns[places], keep
+            )
+            found[places] = states
+            backwards.append((places, backward))
+
+        def whole(g: Tensor) -> Gradients:
+            total: Gradients = []
+            while backwards:  # and let go of what each has kept
+                places, backward = backwards.pop()
+                part = backward(g[places])
+                total = [a.add_(b) for a, b in zip(total, part, strict=True)] if total else part
+            return total
+
+        return found, whole if keep else None
+
+    def _part(
+        self, input_ids: Tensor, rows: Tensor, columns: Tensor, keep: bool
+    ) -> tuple[Tensor, Callable[[Tensor], Gradients]]:
+        padding = Padding(rows, columns, len(input_ids))
+        x = functional.embedding(padding.tokens(input_ids), self._embedding)
+        kept: list[_Kept | Tensor] = []
+        last = len(self._blocks) - 1
+        for number, block in enumerate(self._blocks):
+            before = x
+            x, state = self._block(block, x, padding, last=number == last)
+            if keep:
+                kept.append(before if self._recompute else state)
+            del state
+        normed, scale = self._norm(x)
+
+        def backward(g: Tensor) -> Gradients:
+            found: list[Gradients] = []
+            g = self._norm_backward(g * self._gain, normed, scale, None)
+            for number in range(last, -1, -1):
+                block, state = self._blocks[number], kept.pop()
+                if isinstance(state, Tensor):
+                    _, state = self._block(block, state, padding, last=number == last)
+                g, grads = self._block_backward(
+                    block, state, g, padding, last=number == last, first=number == 0
+                )
+                found.append(grads)
+            return [one for grads in reversed(found) for one in grads]
+
+        return normed * self._gain, backward
+
+    def _block(
+        self, block: _Block, x: Tensor, padding: Padding, *, last: bool
+    ) -> tuple[Tensor, _Kept]:
+        """The layer's output (n, hidden) from its input (tokens, hidden); n < tokens in the last
+        layer, of which only the places asked for are computed."""
+        normed, scale = self._norm(x)
+        read, attention = self._heads.read(block.qkv(normed), padding, chosen=last)
+        if last:
+            x = x[padding.places]
+        x = block.out(read, plus=x)
+        normed_2, scale_2 = self._norm(x)
+        gate_up = block.gate_up(normed_2)
+        gate, up = gate_up.split(self._inner, dim=1)
+        active = functional.silu(gate)
+        product = active * up
+        x = block.down(product, plus=x)
+        kept = (normed, scale, attention, read, normed_2, scale_2, gate_up, active, product)
+        return x, _Kept(*kept)
+
+    def _block_backward(
+        self, block: _Block, kept: _Kept, g: Tensor, padding: Padding, *, last: bool, first: bool
+    ) -> tuple[Tensor, Gradients]:
+        """∂L/∂x, nothing of use in the first layer, and the adapters' gradients."""
+        gate, up = kept.gate_up.split(self._inner, dim=1)
+        to_product, down = block.down.backward(g, kept.product, to_input=True)
+        assert to_product is not None
+        both = torch.empty_like(kept.gate_up)
+        to_gate, to_up = both.split(self._inner, dim=1)
+        torch.mul(to_product, kept.active, out=to_up)
+        torch.ops.aten.silu_backward.grad_input(to_product.mul_(up), gate, grad_input=to_gate)
+        to_normed, gate_up = block.gate_up.backward(both, kept.normed_2, to_input=True)
+        assert to_normed is not None
+        g = self._norm_backward(to_normed, kept.normed_2, kept.scale_2, g)
+        to_read, out = block.out.backward(g, kept.read, to_input=True)
+        assert to_read is not None
+        if last and not first:
+            g = g.new_zeros(kept.normed.shape).index_add_(0, padding.places, g)
+        to_qkv = kept.attention(to_read)
+        to_normed, qkv = block.qkv.backward(to_qkv, kept.normed, to_input=not first)
+        if to_normed is not None:
+            g = self._norm_backward(to_normed, kept.normed, kept.scale, g)
+        return g, [*qkv, *out, *gate_up, *down]
+
+    def _norm(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x̂ = x·r with r = 1/√(mean x² + ε), and r (n, 1)."""
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = length.square_().add_(self._hidden * self._eps).rsqrt_().mul_(self._hidden**0.5)
+        return x * scale, scale
+
+    def _norm_backward(
+        self, g: Tensor, normed: Tensor, scale: Tensor, residual: Tensor | None
+    ) -> Tensor:
+        """r·(g − x̂·mean(g·x̂)), added to ``residual``; overwrites its arguments."""
+        along = torch.linalg.vecdot(g, normed).unsqueeze_(-1).div_(-self._hidden)
+        g = g.addcmul_(normed, along)
+        return g.mul_(scale) if residual is None else residual.addcmul_(g, scale)
+
+
+class _Pass(torch.autograd.Function):
+    """``Trunk.forward`` as autograd sees it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, trunk: Trunk, ids: Tensor, rows: Tensor, columns: Tensor, *weights: Tensor
+    ) -> Tensor:
+        found, ctx.whole = trunk.forward(ids, rows, columns, keep=True)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        whole, ctx.whole = ctx.whole, None
+        if whole is None:
+            raise RuntimeError("a second backward: what the first needed is gone")
+        return None, None, None, None, *whole(gradients[0])
+
+
+def trunk(model: nn.Module, *, recompute: bool = False, max_bytes: int = MAX_BYTES) -> Trunk | None:
+    """The model's layers with the adapter active now, or None where this file does not compute
+    them: another model, device or precision, dropout, an adapter of another kind or elsewhere."""
+    if type(model) is not LlamaForCausalLM or not suits(model):
+        return None
+    for block in model.model.layers:
+        if any(effective_weight(layer) is None or _drops(layer) for layer in linears(block)):
+            return None
+    return Trunk(model, recompute=recompute, max_bytes=max_bytes)
+
+
+def _drops(layer: Any) -> bool:
+    """Whether an adapter of the layer drops inputs out now."""
+    drops = layer.lora_dropout.values() if isinstance(layer, LoraLayer) else ()
+    return any(getattr(drop, "p", 0) > 0 and drop.training for drop in drops)
+
+
+def _parts(rows: Tensor, columns: Tensor, count: int) -> Iterator[tuple[int, int, Tensor]]:
+    """Cut rows into parts of about ``_TOKENS``: first and last row, and which places are there."""
+    ends = torch.zeros(count, dtype=torch.int64).scatter_reduce_(0, rows, columns + 1, "amax")
+    first, tokens = 0, 0
+    for row, length in enumerate([*ends.tolist(), _TOKENS]):
+        if row > first and (tokens + length > _TOKENS or row == count):
+            places = ((rows >= first) & (rows < row)).nonzero().squeeze(1)
+            if len(places):
+                yield first, row, places
+            first, tokens = row, 0
+        tokens += length

@@ -1,0 +1,171 @@
+"""Layers written out give transformers' hidden states and autograd's gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from harness.adapters import activate, adapter_weights, add_adapter
+from harness.engines import trunk as trunk_module
+from harness.engines.trunk import Trunk, trunk
+from harness.models import ModelSpec, backbone, causal_model, load
+
+MERGED, BESIDE = 2**30, 0
+Places = tuple[Tensor, Tensor, Tensor]
+
+
+def llama(**changes: Any) -> LlamaForCausalLM:
+    settings = {
+        "vocab_size": 160,
+        "hidden_size": 48,
+        "intermediate_size": 112,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+    }
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).eval()
+    for name, weight in model.named_parameters():
+        if "norm" in name:  # or a forgotten gain would not show
+            torch.nn.init.normal_(weight, 1.0, 0.3)
+    return model.requires_grad_(False)
+
+
+def adapted(model: Any, targets: Any = "all-linear", **changes: Any) -> Any:
+    config = LoraConfig(
+        r=4, lora_alpha=12, target_modules=targets, task_type="CAUSAL_LM", **changes
+    )
+    model = add_adapter(model, "policy", config, seed=1)
+    for name, weight in adapter_weights(model, "policy").items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, 0.0, 0.1)
+    activate(model, "policy", train=True)
+    return model
+
+
+def places(lengths: list[int], words: int = 160) -> Places:
+    """Token ids padded on the right, and the places of each row's second half."""
+    torch.manual_seed(3)
+    ids = torch.randint(0, words, (len(lengths), max(lengths)))
+    found = [(i, c) for i, n in enumerate(lengths) for c in range(n // 2, n)]
+    return ids, *torch.tensor(found).T
+
+
+def of_autograd(model: Any, at: Places) -> tuple[Tensor, list[Tensor]]:
+    ids, rows, columns = at
+    states = backbone(model)(input_ids=ids, use_cache=False).last_hidden_state[rows, columns]
+    return states, gradients(model, states)
+
+
+def gradients(model: Any, states: Tensor) -> list[Tensor]:
+    weight = torch.linspace(-1, 1, states.numel()).view_as(states)
+    loss = (states * weight).sum() + states.square().sum()
+    return list(torch.autograd.grad(loss, [*adapter_weights(model, "policy").values()]))
+
+
+def known(model: Any, **settings: Any) -> Trunk:
+    found = trunk(causal_model(model), **settings)
+    assert found is not None
+    return found
+
+
+def same(found: tuple[Tensor, list[Tensor]], expected: tuple[Tensor, list[Tensor]]) -> None:
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-4, atol=1e-4)
+    assert len(found[1]) == len(expected[1]) > 0
+    for one, other in zip(found[1], expected[1], strict=True):
+        assert other.abs().max() > 0
+        assert float((one - other).norm()) < 1e-4 * float(other.norm())
+
+
+@pytest.mark.parametrize("max_bytes", [MERGED, BESIDE])
+@pytest.mark.parametrize(
+    ("config", "targets", "lengths"),
+    [
+        ({}, "all-linear", [20, 20, 20]),  # no padding
+        ({}, "all-linear", [20, 33, 1, 7]),
+        ({}, "all-linear", [70, 33, 129]),  # attention without scores in memory
+        ({"num_key_value_heads": 4}, ["q_proj", "v_proj"], [20, 33, 7]),
+        ({"num_key_value_heads": 1}, ["k_proj", "o_proj", "up_proj"], [9, 12]),
+        ({"num_hidden_layers": 1}, ["gate_proj", "down_proj"], [9, 12]),
+        ({"head_dim": 16, "rms_norm_eps": 0.1}, "all-linear", [9, 12]),
+        (
+            {
+                "rope_parameters": {
+                    "rope_type": "llama3",
+                    "rope_theta": 500.0,
+                    "factor": 8.0,
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 64,
+                }
+            },
+            "all-linear",
+            [50, 12],
+        ),
+    ],
+)
+def test_states_and_gradients_are_autograds(
+    config: dict[str, Any], targets: Any, lengths: list[int], max_bytes: int
+) -> None:
+    model, at = adapted(llama(**config), targets), places(lengths)
+    states = known(model, max_bytes=max_bytes).hidden(*at)
+    same((states.detach(), gradients(model, states)), of_autograd(model, at))
+
+
+@pytest.mark.parametrize("max_bytes", [MERGED, BESIDE])
+def test_a_quantised_base(tiny_llama: Any, max_bytes: int) -> None:
+    spec = ModelSpec(base=str(tiny_llama), quantization="nf4", dtype="float32")
+    model, at = adapted(load(spec).model), places([14, 9, 11])
+    states = known(model, max_bytes=max_bytes).hidden(*at)
+    same((states.detach(), gradients(model, states)), of_autograd(model, at))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_in_parts_and_computed_again(monkeypatch: pytest.MonkeyPatch, recompute: bool) -> None:
+    monkeypatch.setattr(trunk_module, "_TOKENS", 24)
+    model, at = adapted(llama()), places([20, 33, 1, 7, 9, 3])
+    states = known(model, recompute=recompute).hidden(*at)
+    same((states.detach(), gradients(model, states)), of_autograd(model, at))
+
+
+def test_rows_that_nobody_asks_and_places_in_any_order() -> None:
+    model, (ids, rows, columns) = adapted(llama()), places([20, 33, 1, 7, 9, 3])
+    order = torch.randperm(len(rows))
+    order = order[rows[order] != 1]
+    at = ids, rows[order], columns[order]
+    states = known(model).hidden(*at)
+    same((states.detach(), gradients(model, states)), of_autograd(model, at))
+
+
+def test_no_gradients_where_none_are_wanted() -> None:
+    model, at = adapted(llama()), places([5, 9])
+    with torch.no_grad():
+        assert not known(model).hidden(*at).requires_grad
+    activate(model, "policy")
+    assert not known(model).hidden(*at).requires_grad
+
+
+def test_a_second_backward_is_refused() -> None:
+    model, at = adapted(llama()), places([5, 9])
+    states = known(model).hidden(*at)
+    states.sum().backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="second backward"):
+        states.sum().backward()
+
+
+def test_what_is_not_computed_here() -> None:
+    assert trunk(causal_model(adapted(llama(), lora_dropout=0.0).train())) is not None
+    dropping = adapted(llama(), lora_dropout=0.1)
+    assert trunk(causal_model(dropping.eval())) is not None
+    assert trunk(causal_model(dropping.train())) is None
+    assert trunk(causal_model(adapted(llama(), use_dora=True))) is None
+    assert trunk(causal_model(adapted(llama().to(torch.bfloat16)))) is None
+    assert trunk(llama(attention_bias=True)) is None
+    assert trunk(llama(hidden_act="gelu")) is None
+    assert trunk(GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2))) is None

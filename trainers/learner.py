@@ -1,0 +1,137 @@
+"""The active adapter's hidden states and log-probabilities with gradients: what its trainers call.
+
+Small Llamas on a CPU go through layers written out (``harness/engines/trunk.py``); any other model
+through transformers, its adapter merged as it is passed (``merged.py``) where that is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from harness.engines.folding import effective_weight
+from harness.engines.merged import merged_linears
+from harness.engines.trunk import Trunk, trunk
+from harness.models import backbone, causal_model
+from trainers.recomputing import recomputed
+
+
+class Learner:
+    """The model with the adapter that is active at construction; neither that adapter nor its
+    weights may change until the last backward. Made by ``learner``."""
+
+    def __init__(self, model: PreTrainedModel | PeftModel, found: Trunk | None) -> None:
+        self._model = causal_model(model)
+        self.device = self._model.device
+        self._trunk = found
+        head: Any = self._model.get_output_embeddings()
+        # An adapted head is trained too, and left to autograd.
+        plain = found is not None and not isinstance(head, LoraLayer)
+        self._head = effective_weight(head) if plain else None
+
+    def hidden(self, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        """The last hidden states (n, hidden), normed, at n places: (rows[i], columns[i]) each.
+
+        ``input_ids`` (rows, length) are padded on the right, which no earlier token can see.
+        """
+        if self._trunk is not None:
+            return self._trunk.hidden(input_ids, rows, columns)
+        states: Tensor = backbone(self._model)(
+            input_ids=input_ids, use_cache=False
+        ).last_hidden_state
+        return states[rows, columns]
+
+    def log_probs(
+        self,
+        input_ids: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        targets: Tensor,
+        *,
+        temperature: float = 1.0,
+        entropy_grad: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probability of ``targets`` (n,) at n places, and the entropy there; float32, (n,).
+
+        The logits are divided by ``temperature``. They are computed from the first place on only:
+        at 32,000 words they are the largest tensor of all. The entropy has a gradient only if
+        wanted.
+        """
+        if self._trunk is not None and self._head is not None:
+            states = self._trunk.hidden(input_ids, rows, columns)
+            found: tuple[Tensor, Tensor] = _LogProbs.apply(
+                states, self._head, targets, temperature, entropy_grad
+            )
+            return found
+        first = int(columns.min())
+        logits = self._model(
+            input_ids=input_ids, use_cache=False, logits_to_keep=input_ids.shape[1] - first
+        ).logits
+        log_p = (logits[rows, columns - first].float() / temperature).log_softmax(-1)
+        with torch.set_grad_enabled(entropy_grad and torch.is_grad_enabled()):
+            entropy = -(log_p.exp() * log_p).sum(-1)
+        return log_p.gather(-1, targets[:, None]).squeeze(-1), entropy
+
+
+@contextmanager
+def learner(model: PreTrainedModel | PeftModel, *, recompute: bool = False) -> Iterator[Learner]:
+    """The learner of the adapter that is active; use it, backwards included, inside.
+
+    ``recompute``: of each layer's forward keep only the input (gradient checkpointing).
+    """
+    found = trunk(causal_model(model), recompute=recompute)
+    with ExitStack() as stack:
+        if found is None:
+            stack.enter_context(merged_linears(model))
+            stack.enter_context(recomputed(model, recompute))
+        yield Learner(model, found)
+
+
+class _LogProbs(torch.autograd.Function):
+    """log softmax of hidden·headᵀ / temperature at the targets, and the entropy.
+
+    Of all tensors of the vocabulary's width only the probabilities p are kept, and the backward
+    overwrites them: ∂log p_t/∂z = onehot(t) − p, ∂H/∂z = −p·(log p + H).
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, entropic: bool
+    ) -> tuple[Tensor, Tensor]:
+        logits = hidden @ head.T
+        if temperature != 1.0:
+            logits.div_(temperature)
+        log_p = logits.log_softmax(-1)
+        chosen = log_p.gather(-1, targets[:, None]).squeeze(-1)
+        p = torch.exp(log_p, out=logits)
+        entropy = torch.linalg.vecdot(p, log_p.clamp_(min=torch.finfo(p.dtype).min)).neg_()
+        if ctx.needs_input_grad[0]:
+            ctx.p = p
+        ctx.head, ctx.targets, ctx.temperature = head, targets, temperature
+        ctx.entropy = entropy if entropic else None
+        if not entropic:
+            ctx.mark_non_differentiable(entropy)
+        return chosen, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        to_chosen, to_entropy = gradients
+        p, ctx.p = ctx.p, None
+        if p is None:
+            raise RuntimeError("a second backward: what the first needed is gone")
+        if ctx.entropy is not None:
+            # −p·(log p + H)·g, and 0 where p is: the limit of p·log p.
+            slope = torch.xlogy(p, p).addcmul_(p, ctx.entropy[:, None]).mul_(-to_entropy[:, None])
+        to_logits = p.mul_(-to_chosen[:, None])
+        places = torch.arange(len(p))
+        to_logits[places, ctx.targets] += to_chosen
+        if ctx.entropy is not None:
+            to_logits += slope
+        return (to_logits @ ctx.head).div_(ctx.temperature), None, None, None, None
