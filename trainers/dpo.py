@@ -27,7 +27,15 @@ from trainers.policy_net import PolicyNet, reference_adapter
 from trainers.rollouts import Replies, measured_log_probs
 from trainers.schedule_stages import DpoStage
 from trainers.stage import POLICY, Checkpoint, StageContext, intact
-from trainers.trl_epoch import Plan, WeightsInPlace, borrowed, micro_batch, run_epoch, save_state
+from trainers.trl_epoch import (
+    Plan,
+    RowsWeighed,
+    WeightsInPlace,
+    borrowed,
+    micro_batch,
+    run_epoch,
+    save_state,
+)
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -127,7 +135,7 @@ def dataset(rows: Sequence[Preference], reference: LogProbs) -> Dataset:
     )
 
 
-class PreferenceTrainer(WeightsInPlace, DPOTrainer):
+class PreferenceTrainer(RowsWeighed, WeightsInPlace, DPOTrainer):
     """trl's trainer of pairs that are token ids already, with the reference's log-probabilities."""
 
     def __init__(self, net: PolicyNet, **settings: Any) -> None:

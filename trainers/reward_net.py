@@ -13,7 +13,7 @@ from trl import RewardTrainer
 
 from harness.models import TOKENS_AT_ONCE, backbone, causal_model, length_sorted_batches
 from trainers.pair_batches import attention
-from trainers.trl_epoch import WeightsInPlace
+from trainers.trl_epoch import RowsWeighed, WeightsInPlace
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -81,7 +81,7 @@ class RewardNet(nn.Module):
         return result
 
 
-class PairTrainer(WeightsInPlace, RewardTrainer):
+class PairTrainer(RowsWeighed, WeightsInPlace, RewardTrainer):
     """trl's trainer of a ``RewardNet``; its ``margin`` column makes the loss Llama 2's.
 
     With a column ``safe`` (see ``WithLabels``), ``safety_weight`` times ``safety_loss`` is added.
@@ -103,13 +103,13 @@ class PairTrainer(WeightsInPlace, RewardTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """The loss of a batch, or (loss, outputs)."""
-        safe = inputs.pop("safe", None)
+        safe, weight = inputs.pop("safe", None), self.row_weight(inputs)
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if safe is not None:
             auxiliary = safety_loss(outputs.logits.squeeze(-1), safe)
             mode = "train" if model.training else "eval"
             self._metrics[mode]["safety_loss"].append(float(auxiliary.detach()))
-            loss = loss + self.safety_weight * auxiliary
+            loss = loss + weight * self.safety_weight * auxiliary
         return (loss, outputs) if return_outputs else loss
 
 

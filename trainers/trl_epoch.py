@@ -147,6 +147,46 @@ class WeightsInPlace:
         return None
 
 
+class RowsWeighed:
+    """Mixed into a trl trainer whose loss is a mean over a micro-batch's rows: a batch's gradient
+    is the mean over all of its rows, where transformers takes the mean over micro-batches, to which
+    a short last one counts as much as the others."""
+
+    model: Any
+    _rows_a_forward: float | None = None  # mean over the step's micro-batches, once there are some
+
+    def get_batch_samples(self, *args: Any, **settings: Any) -> tuple[list[Any], Any]:
+        """The micro-batches of the next optimiser step."""
+        above: Any = super()
+        samples, items = above.get_batch_samples(*args, **settings)
+        self._rows_a_forward = sum(map(_rows, samples)) / max(1, len(samples))
+        return samples, items
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The loss of a micro-batch, or (loss, outputs), such that the mean over the step's
+        micro-batches is the mean over its rows."""
+        weight = self.row_weight(inputs)
+        above: Any = super()
+        found = above.compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        return (weight * found[0], *found[1:]) if return_outputs else weight * found
+
+    def row_weight(self, inputs: dict[str, Any]) -> float:
+        """What a mean over these rows counts beside those of the step's other micro-batches."""
+        usual = self._rows_a_forward
+        return _rows(inputs) / usual if usual is not None and self.model.training else 1.0
+
+
+def _rows(batch: dict[str, Any]) -> int:
+    """Sequences in a micro-batch: packed ones by their ends."""
+    return len(batch["ends"] if "ends" in batch else batch["attention_mask"])
+
+
 class _Stoppable(Protocol):
     should_training_stop: bool
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 import trl.trainer.dpo_trainer
 
-from harness.adapters import adapter_hash, hash_file, read_weights
+from harness.adapters import adapter_hash, adapter_weights, hash_file, read_weights
 from harness.models import causal_model
 from harness.store.commit import verify
 from trainers import dpo
@@ -65,6 +65,45 @@ def test_an_epoch_a_checkpoint_and_epoch_zero_is_the_start(
     assert (found[2].folder / "trainer" / "optimizer.pt").exists()
     assert not (found[3].folder / "trainer").exists()
     assert found[1].training["pairs"] + found[1].training["held_out"] == 22
+
+
+def gradients(ctx: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[list[dict[str, Any]], float]:
+    """The policy's gradient at each step of an epoch, and the epoch's loss."""
+    seen: list[dict[str, Any]] = []
+    training = dpo.PreferenceTrainer.training_step
+
+    def watched(self: Any, *args: Any) -> Any:
+        loss = training(self, *args)
+        if self.accelerator.sync_gradients:
+            weights = adapter_weights(ctx.base().model, "policy")
+            seen.append({key: weight.grad.clone() for key, weight in weights.items()})  # type: ignore[union-attr]
+        return loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dpo.PreferenceTrainer, "training_step", watched)
+        *_, last = dpo.checkpoints(ctx)
+    return seen, last.training["loss"]
+
+
+def test_a_batchs_gradient_does_not_depend_on_the_micro_batch(
+    tmp_path: Path, made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nineteen pairs in batches of eight: the last has three, in forwards of 1+1+1, 2+1 and 3. The
+    learning rate is next to nothing, so that every step is of the same policy."""
+    found = {}
+    for micro in (1, 2, 4, 8):
+        settings = {"micro_batch": micro, "epochs": 1, "learning_rate": 1e-12, "held_out": 0.14}
+        ctx = made(tmp_path / str(micro), **settings)
+        assert len(load(ctx, ctx.stage).train) == 19
+        found[micro] = gradients(ctx, monkeypatch)
+    steps, loss = found[8]
+    assert len(steps) == 3
+    for others, other_loss in found.values():
+        assert other_loss == pytest.approx(loss, abs=1e-6)
+        for step, other in zip(steps, others, strict=True):
+            for key, gradient in step.items():
+                torch.testing.assert_close(other[key], gradient, atol=1e-6, rtol=1e-6)
+    assert min(max(float(g.abs().max()) for g in step.values()) for step in steps) > 1e-3
 
 
 @pytest.mark.parametrize("after", [1, 2, 3])

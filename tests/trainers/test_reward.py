@@ -12,6 +12,7 @@ from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from reward_stages import LORA, Given, preferences, stage
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig
 
@@ -65,6 +66,37 @@ def test_the_loss_equals_numbers_worked_by_hand(
     batch = {"margin": torch.tensor(margins), "attention_mask": torch.ones(len(scores), 1)}
     loss = trainer.compute_loss(Given(*scores), batch)
     assert float(loss) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_batchs_gradient_does_not_depend_on_the_micro_batch(
+    tmp_path: Path, context: Any, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    """Nineteen pairs in batches of eight: the last has three, in forwards of 1+1+1, 2+1 and 3. The
+    learning rate is next to nothing, so that every step is of the same member."""
+    monkeypatch.setattr(reward, "suits", lambda _: packed)
+    training = PairTrainer.training_step
+    seen: list[Tensor] = []
+
+    def watched(self: Any, *args: Any) -> Any:
+        loss = training(self, *args)
+        if self.accelerator.sync_gradients:
+            weights = [*self.model.parameters()]
+            seen.append(torch.cat([w.grad.flatten() for w in weights if w.grad is not None]))
+        return loss
+
+    monkeypatch.setattr(PairTrainer, "training_step", watched)
+    found = []
+    for micro in (8, 1, 2):
+        settings = {"micro_batch": micro, "members": 1, "learning_rate": 1e-12, "limit": 19}
+        plan = stage(tmp_path, **settings, held_out=0.0, safety_weight=0.5)
+        list(reward.checkpoints(context(tmp_path / str(micro), [plan])))
+        found.append(torch.stack(seen))
+        seen.clear()
+    assert found[0].shape[0] == 3
+    assert float(found[0].abs().amax(dim=1).min()) > 1e-3
+    for others in found[1:]:
+        torch.testing.assert_close(others, found[0], atol=2e-6, rtol=1e-5)
 
 
 # --------------------------------------------------------------------------- batches
