@@ -122,8 +122,8 @@ ELEMENTS = (
         "How the members of an ensemble become one reward",
         "Coste et al. 2023: conservative rules (worst case, mean − λ·variance) and more members "
         "delay over-optimisation, so gold is higher at the last epoch. Of the mean over the "
-        "members of both reward models on every prompt nothing is claimed. PPO starts from the same "
-        "policy in all arms.",
+        "members of both reward models on every prompt nothing is claimed. Every arm's PPO starts "
+        "from one policy.",
         Variant(BASELINE, "Llama 2's rule, mean of three members"),
         (
             Variant("members-worst-case", "Llama 2's rule, worst case of three", 1),
