@@ -273,9 +273,9 @@ def _shared(shape: ModelShape, run: Forward) -> int:
 
 
 def logits_bytes(words: int, tokens: int, width: int) -> int:
-    """Logits from which log-probabilities and entropies are made: as computed, then in float32
-    divided by the temperature, as log-probabilities, as probabilities, and the two multiplied."""
-    return tokens * words * (width + 4 * FLOAT32)
+    """Logits from which log-probabilities and entropies are made: as computed, then in float32 as
+    log-probabilities, as probabilities, and the two multiplied."""
+    return tokens * words * (width + 3 * FLOAT32)
 
 
 def read_logits_bytes(words: int, tokens: int) -> int:
