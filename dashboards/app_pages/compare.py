@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from dashboards.charts.theme import Theme
 from dashboards.controls import choose, choose_many
 from dashboards.data import pairs
 from dashboards.data.index import View, find_runs, read_index
-from dashboards.data.metrics import catalogue, checkpoints, problems
+from dashboards.data.metrics import catalogue, checkpoints
 from dashboards.data.pairs import Pair
 from dashboards.data.queries import damaged
 from dashboards.data.schedule import plan
+from dashboards.data.summaries import problems
 from dashboards.data.worddiff import MOST, diff_lines
 from dashboards.sidebar import State
 from harness.compare import Flip
@@ -78,7 +80,14 @@ def _chosen(state: State, view: View, before: str) -> Pair | None:
             default=picked if picked in names else names[-1],
         )
     shown = (before, after) if other is None else (f"{mine}:{before}", f"{run}:{after}")
-    return Pair(view, before, after, other, shown)
+    # Nothing here depends on the level: what is compared is compared at 95 %.
+    return Pair(
+        replace(view, level=0.95),
+        before,
+        after,
+        None if other is None else replace(other, level=0.95),
+        shown,
+    )
 
 
 def _view(run: Path, like: View) -> View:

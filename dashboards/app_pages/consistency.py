@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -14,8 +15,8 @@ from dashboards.charts.theme import Theme
 from dashboards.controls import choose, choose_many
 from dashboards.data.consistency import by_kind, by_turn, sets_of, survival
 from dashboards.data.index import View
-from dashboards.data.metrics import problems
 from dashboards.data.queries import damaged
+from dashboards.data.summaries import problems
 from dashboards.data.turns import Turn, dialogues, turns
 from dashboards.sidebar import State
 
@@ -56,9 +57,10 @@ def page() -> None:
         return
     with right:
         metric = choose("What is counted", measured, key="count", format_func=_METRICS.__getitem__)
-    show.chart(_heat(state.view, of_set, metric, state.theme))
+    whole = replace(state.view, level=0.95, split="all")  # what summaries say turn by turn
+    show.chart(_heat(whole, of_set, metric, state.theme))
     _turn_numbers(by_turn(state.view, of_set, metric))
-    _survival(state, state.view, of_set)
+    _survival(state, whole, of_set)
     _kinds(state.view, of_set, metric)
     _dialogues(state, state.view, of_set)
     show.problems([*problems(state.view), *damaged(state.view.entries(set=of_set))])

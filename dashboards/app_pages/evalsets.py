@@ -12,8 +12,8 @@ from dashboards.data import checking
 from dashboards.data.checking import Checked
 from dashboards.data.evalsets import SetCard, composition, set_cards
 from dashboards.data.index import View
-from dashboards.data.metrics import problems
 from dashboards.data.queries import damaged
+from dashboards.data.summaries import problems
 
 _MATCHES = {
     "same": "these very rows",

@@ -9,8 +9,8 @@ from dashboards import show, sidebar
 from dashboards.charts.theme import DARK, LIGHT, Theme
 from dashboards.controls import choose
 from dashboards.data.index import View
-from dashboards.data.metrics import problems
 from dashboards.data.picking import is_recorded, record, selection
+from dashboards.data.summaries import problems
 from dashboards.report import html, images, tables
 from dashboards.report.figures import Figure, figure, sketches, told
 from dashboards.sidebar import State

@@ -16,7 +16,7 @@ from dashboards.charts import live as charts
 from dashboards.charts.theme import Theme
 from dashboards.data.index import RunIndex, View, read_index
 from dashboards.data.live import FRESH, Live, Progress, StageProgress, live
-from dashboards.data.metrics import catalogue, checkpoints, metrics, policy_stages, problems
+from dashboards.data.metrics import catalogue, checkpoints, metrics, policy_stages
 from dashboards.data.pace import (
     Disk,
     LastSample,
@@ -28,6 +28,7 @@ from dashboards.data.pace import (
 )
 from dashboards.data.samples import sample_page
 from dashboards.data.schedule import plan
+from dashboards.data.summaries import problems
 
 _EVERY = 2.0  # seconds between two looks
 _ROWS, _EVENTS, _SAMPLES = 8, 12, 5

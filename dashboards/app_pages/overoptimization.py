@@ -12,7 +12,7 @@ from dashboards.charts import theme as looks
 from dashboards.charts.theme import Theme
 from dashboards.controls import choose
 from dashboards.data.index import View
-from dashboards.data.metrics import policy_stages, problems
+from dashboards.data.metrics import policy_stages
 from dashboards.data.overoptimization import (
     Optimisation,
     gold_metrics,
@@ -20,6 +20,7 @@ from dashboards.data.overoptimization import (
     overoptimization,
     rl_stages,
 )
+from dashboards.data.summaries import problems
 from dashboards.sidebar import State
 from harness.store.kinds import PROXY_KINDS
 

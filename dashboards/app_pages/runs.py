@@ -8,9 +8,10 @@ import streamlit as st
 
 from dashboards import show, sidebar, words
 from dashboards.data.index import RunIndex
-from dashboards.data.metrics import checkpoints, problems
+from dashboards.data.metrics import checkpoints
 from dashboards.data.runs import run_row, runs
 from dashboards.data.schedule import plan
+from dashboards.data.summaries import problems
 
 _MARKS = {"pass": "● pass", "inconclusive": "▲ inconclusive", "fail": "✕ fail", "unjudged": "–"}
 _STATES = {

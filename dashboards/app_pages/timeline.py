@@ -13,8 +13,9 @@ from dashboards.charts.timeline import Stop, timeline
 from dashboards.controls import choose_many
 from dashboards.data.changes import story
 from dashboards.data.index import View
-from dashboards.data.metrics import Metric, catalogue, checkpoints, metrics, policy_stages, problems
+from dashboards.data.metrics import Metric, catalogue, checkpoints, metrics, policy_stages
 from dashboards.data.schedule import plan
+from dashboards.data.summaries import problems
 from dashboards.sidebar import State
 
 _MOST = 12  # panels at a time

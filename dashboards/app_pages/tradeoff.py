@@ -13,7 +13,8 @@ from dashboards.charts.tradeoff import POINT
 from dashboards.charts.tradeoff import tradeoff as draw
 from dashboards.controls import choose
 from dashboards.data.index import View
-from dashboards.data.metrics import catalogue, policy_stages, problems
+from dashboards.data.metrics import catalogue, policy_stages
+from dashboards.data.summaries import problems
 from dashboards.data.tradeoff import Axis, Plane, default_axes, tradeoff
 from dashboards.sidebar import State
 

@@ -10,7 +10,6 @@ import streamlit as st
 from dashboards import dialogue, labelling, show, sidebar, words
 from dashboards.controls import choose
 from dashboards.data.index import View
-from dashboards.data.metrics import problems
 from dashboards.data.pairs import PAGE
 from dashboards.data.queries import damaged
 from dashboards.data.samples import (
@@ -23,6 +22,7 @@ from dashboards.data.samples import (
     row_metrics,
     sample_page,
 )
+from dashboards.data.summaries import problems
 from dashboards.sidebar import State
 
 _SCORED = {"all": "Scored or not", "scored": "Scored", "unscored": "Unscored"}

@@ -11,17 +11,27 @@ Row = dict[str, Any]
 
 def rows_of(frame: pd.DataFrame) -> list[Row]:
     """Every row, in order."""
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+    columns = {str(name): frame[name].tolist() for name in frame.columns}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def records(frame: pd.DataFrame) -> list[Row]:
+    """Every row as it can be written as JSON: NaN as null."""
+    columns = {
+        str(name): [None if value != value else value for value in frame[name].tolist()]
+        for name in frame.columns
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def first_of(frame: pd.DataFrame) -> Row:
     """The first row; IndexError if there is none."""
-    return rows_of(frame.head(1))[0]
+    return rows_of(frame.iloc[:1])[0]
 
 
 def last_of(frame: pd.DataFrame) -> Row:
     """The last row; IndexError if there is none."""
-    return rows_of(frame.tail(1))[0]
+    return rows_of(frame.iloc[-1:])[0]
 
 
 def highest(frame: pd.DataFrame, column: str) -> Row:

@@ -12,6 +12,7 @@ import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import altair as alt
@@ -23,6 +24,7 @@ CROSS = (
 )
 STATUSES = ("pass", "inconclusive", "fail", "unjudged")
 SHAPES = ("circle", "triangle-up", CROSS, "circle")
+SHAPE_SCALE = {"domain": list(STATUSES), "range": list(SHAPES)}
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,29 @@ class Words:
     description: str
 
 
+@dataclass(frozen=True)
+class Drawing:
+    """A finished chart: Vega-Lite JSON, of which nothing is to be changed in place."""
+
+    spec: Mapping[str, Any]
+
+    def to_dict(self, *, validate: bool = True) -> dict[str, Any]:
+        """The specification; with ``validate`` held against Vega-Lite's schema first."""
+        if validate:
+            alt.Root.validate(dict(self.spec))
+        return dict(self.spec)
+
+
 def stage_scale(stages: Sequence[str], theme: Theme) -> alt.Scale:
     """The hue of each stage, by the order in which the run came to them."""
+    found = scale_of(stages, theme)
+    return alt.Scale(domain=found["domain"], range=found["range"])
+
+
+def scale_of(stages: Sequence[str], theme: Theme) -> dict[str, list[str]]:
+    """The same as Vega-Lite JSON."""
     names = list(dict.fromkeys(stages))
-    return alt.Scale(domain=names, range=[hue(i, theme) for i in range(len(names))])
+    return {"domain": names, "range": [hue(i, theme) for i in range(len(names))]}
 
 
 def hue(position: int, theme: Theme) -> str:
@@ -103,17 +124,23 @@ def stage_colour(stages: Sequence[str], theme: Theme) -> Any:
         "stage:N",
         scale=stage_scale(stages, theme),
         legend=None,
-        condition=[
-            {"test": "datum.status === 'fail'", "value": theme.fail},
-            {"test": "datum.status === 'inconclusive'", "value": theme.grey},
-        ],
+        condition=verdict_hues(theme),
     )
+
+
+def verdict_hues(theme: Theme) -> list[dict[str, str]]:
+    """What a verdict does to a mark's colour, as Vega-Lite JSON."""
+    return [
+        {"test": "datum.status === 'fail'", "value": theme.fail},
+        {"test": "datum.status === 'inconclusive'", "value": theme.grey},
+    ]
 
 
 def status_shape() -> alt.Shape:
     """● pass, ▲ inconclusive, ✕ fail; a circle too where no gate looked."""
-    scale = alt.Scale(domain=list(STATUSES), range=list(SHAPES))
-    return alt.Shape("status:N", scale=scale, legend=None)
+    return alt.Shape(
+        "status:N", scale=alt.Scale(domain=list(STATUSES), range=list(SHAPES)), legend=None
+    )
 
 
 def finish(
@@ -124,69 +151,85 @@ def finish(
     height: int | None = None,
     width: int | None = None,
     wrap: int = 98,
-) -> Any:
+) -> Drawing:
     """The chart with its title, description and look. ``wrap``: characters a line of the title.
+
+    ``chart`` is of Altair, or Vega-Lite JSON: Altair takes tens of milliseconds a chart, too long
+    for a page of many.
 
     Without ``width`` the chart fills its container. Everything is drawn from data in the spec:
     nothing is fetched.
     """
-    size: dict[str, Any] = {"width": width if width is not None else "container"}
+    spec = dict(chart) if isinstance(chart, Mapping) else chart.to_dict(validate=False)
+    spec |= {
+        "title": {
+            "text": _lines(words.title, wrap),
+            "subtitle": _lines(words.subtitle, round(wrap * 1.18)),
+            "anchor": "start",
+            "frame": "bounds",
+            "offset": 10,
+        },
+        "description": words.description,
+        "width": width if width is not None else "container",
+        "config": _config(theme),
+    }
     if height is not None:
-        size["height"] = height
-    title = alt.TitleParams(
-        text=_lines(words.title, wrap),
-        subtitle=_lines(words.subtitle, round(wrap * 1.18)),
-        anchor="start",
-        frame="bounds",
-        offset=10,
-    )
-    titled = chart.properties(title=title, description=words.description, **size)
-    return titled.configure(**_config(theme))
+        spec["height"] = height
+    return Drawing({"$schema": alt.SCHEMA_URL, **spec})
 
 
 def _lines(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width) or [""]
 
 
+@lru_cache(maxsize=4)
 def _config(theme: Theme) -> dict[str, Any]:
     label: dict[str, Any] = {"labelFont": FONT, "titleFont": FONT, "labelColor": theme.quiet}
     return {
         "background": "transparent",
         "font": FONT,
-        "autosize": alt.AutoSizeParams(type="fit-x", contains="padding"),
+        "autosize": {"type": "fit-x", "contains": "padding"},
         "padding": {"left": 2, "right": 8, "top": 4, "bottom": 2},
-        "view": alt.ViewConfig(stroke=None),
-        "title": alt.TitleConfig(
-            font=FONT,
-            fontSize=16,
-            fontWeight=600,
-            color=theme.text,
-            subtitleFont=FONT,
-            subtitleFontSize=12.5,
-            subtitleColor=theme.quiet,
-            subtitlePadding=4,
-            lineHeight=20,
-            subtitleLineHeight=16,
-        ),
-        "axis": alt.AxisConfig(
+        "view": {"stroke": None, "continuousWidth": 300, "continuousHeight": 300},
+        "title": {
+            "font": FONT,
+            "fontSize": 16,
+            "fontWeight": 600,
+            "color": theme.text,
+            "subtitleFont": FONT,
+            "subtitleFontSize": 12.5,
+            "subtitleColor": theme.quiet,
+            "subtitlePadding": 4,
+            "lineHeight": 20,
+            "subtitleLineHeight": 16,
+        },
+        "axis": {
             **label,
-            titleColor=theme.quiet,
-            titleFontWeight="normal",
-            titleFontSize=12.5,
-            labelFontSize=12,
-            gridColor=theme.grid,
-            domainColor=theme.grid,
-            tickColor=theme.grid,
-            tickSize=4,
-            labelPadding=5,
-            titlePadding=8,
-        ),
-        "legend": alt.LegendConfig(
-            **label, titleColor=theme.quiet, labelFontSize=12.5, symbolSize=90, padding=0, offset=8
-        ),
-        "header": alt.HeaderConfig(
-            labelFont=FONT, labelColor=theme.text, titleFont=FONT, titleColor=theme.quiet
-        ),
+            "titleColor": theme.quiet,
+            "titleFontWeight": "normal",
+            "titleFontSize": 12.5,
+            "labelFontSize": 12,
+            "gridColor": theme.grid,
+            "domainColor": theme.grid,
+            "tickColor": theme.grid,
+            "tickSize": 4,
+            "labelPadding": 5,
+            "titlePadding": 8,
+        },
+        "legend": {
+            **label,
+            "titleColor": theme.quiet,
+            "labelFontSize": 12.5,
+            "symbolSize": 90,
+            "padding": 0,
+            "offset": 8,
+        },
+        "header": {
+            "labelFont": FONT,
+            "labelColor": theme.text,
+            "titleFont": FONT,
+            "titleColor": theme.quiet,
+        },
     }
 
 

@@ -6,24 +6,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import altair as alt
 import pandas as pd
 
 from dashboards import words
-from dashboards.charts.rows import Row, first_of, last_of, rows_of
+from dashboards.charts.rows import Row, first_of, last_of, records, rows_of
+from dashboards.charts.size import around
 from dashboards.charts.theme import (
+    SHAPE_SCALE,
+    Drawing,
     Theme,
     Words,
     finish,
     lookup,
-    stage_colour,
-    stage_scale,
-    status_shape,
+    scale_of,
     ticks,
+    verdict_hues,
 )
 from dashboards.data.changes import Story
 from dashboards.data.metrics import Metric
 from dashboards.data.schedule import Limit
+
+Layer = dict[str, Any]  # of Vega-Lite
+Channel = dict[str, Any]
+_PLOT = 120  # pixels
+_SHOWN = ["checkpoint", "order", "stage", "value", "low", "high", "n", "unscored"]
+_SHOWN += ["status", "picked"]
 
 
 @dataclass(frozen=True)
@@ -70,51 +77,88 @@ def timeline(
     stops: Sequence[Stop] = (),
     story: Story | None = None,
     level: float = 0.95,
-    height: int = 190,
+    height: int | None = None,
     width: int | None = None,
     wrap: int = 44,
-) -> Any:
+) -> Drawing:
     """One panel. Several, side by side, are small multiples: give all the same ``stages`` (of the
-    whole run, in order), so that hues agree."""
+    whole run, in order), so that hues agree.
+
+    Written as Vega-Lite itself: a page has up to twelve of them.
+    """
     known = numbers.dropna(subset=["value"])
     names = list(stages) or known["stage"].tolist()
-    labels = dict(zip(known["order"].astype(int), known["epoch"].astype(str), strict=True))
-    lines_at = _starts(known)
-    x = alt.X(
-        "order:Q",
-        title=None,
-        scale=alt.Scale(nice=False, zero=False, padding=10),
-        axis=alt.Axis(
-            values=ticks(labels, 10), labelExpr=lookup(labels), grid=False, labelOverlap=True
-        ),
-    )
-    domain = _domain(known, metric, limits)
-    y = alt.Y(
-        "value:Q",
-        title=None,
-        scale=alt.Scale(domain=domain, nice=False, zero=False, clamp=True),
-        axis=alt.Axis(format=".0%" if metric.share else ".4~r", tickCount=4, minExtent=36),
-    )
-    hue = alt.Color("stage:N", scale=stage_scale(names, theme), legend=None)
-    base = alt.Chart().encode(x=x, y=y)
+    hue = {**_of("stage", "nominal"), "scale": scale_of(names, theme), "legend": None}
     mark = 60 if len(known) <= 30 else 26
-    layers: list[Any] = [
-        *_boundaries(lines_at, theme),
-        base.mark_area(opacity=0.16).encode(y=alt.Y("low:Q"), y2=alt.Y2("high:Q"), color=hue),
-        base.mark_line(strokeWidth=2, opacity=0.9).encode(color=hue),
+    point = {"type": "point", "filled": True, "size": mark, "opacity": 1}
+    ring = {"type": "point", "shape": "circle", "size": 210, "strokeWidth": 2, "filled": False}
+    layers: list[Layer] = [
+        *_boundaries(_starts(known), theme),
+        {
+            "mark": {"type": "area", "opacity": 0.16},
+            "encoding": {"x": _X, "y": _of("low"), "y2": {"field": "high"}, "color": hue},
+        },
+        {
+            "mark": {"type": "line", "strokeWidth": 2, "opacity": 0.9},
+            "encoding": {"x": _across(known), "y": _up(known, metric, limits), "color": hue},
+        },
         *_limit_rules(limits, metric, theme),
         *_stop_rules(stops, theme),
-        base.mark_point(filled=True, size=mark, opacity=1).encode(
-            color=stage_colour(names, theme), shape=status_shape(), tooltip=_tooltip(metric)
-        ),
-        base.transform_filter(alt.datum.picked).mark_point(
-            shape="circle", size=210, strokeWidth=2, filled=False, color=theme.text, opacity=1
-        ),
+        {
+            "mark": point,
+            "encoding": {
+                "x": _X,
+                "y": _Y,
+                "color": {**hue, "condition": verdict_hues(theme)},
+                "shape": {**_of("status", "nominal"), "scale": SHAPE_SCALE, "legend": None},
+                "tooltip": _tooltip(metric),
+            },
+        },
+        {
+            "transform": [{"filter": "datum.picked"}],
+            "mark": {**ring, "color": theme.text, "opacity": 1},
+            "encoding": {"x": _X, "y": _Y},
+        },
     ]
     text = timeline_words(numbers, metric, level=level, story=story)
-    return finish(
-        alt.layer(*layers, data=known), theme, text, height=height, width=width, wrap=wrap
-    )
+    if height is None:
+        height = around(_PLOT, text, wrap)
+    spec = {"data": {"values": records(known[_SHOWN])}, "layer": layers}
+    return finish(spec, theme, text, height=height, width=width, wrap=wrap)
+
+
+def _of(field: str, kind: str = "quantitative") -> Channel:
+    return {"field": field, "type": kind}
+
+
+_X: Channel = _of("order")
+_Y: Channel = _of("value")
+
+
+def _across(known: pd.DataFrame) -> Channel:
+    """The channel whose axis the other layers share: epochs, where there is room for them."""
+    labels = dict(zip(known["order"].astype(int), known["epoch"].astype(str), strict=True))
+    shown = ticks(labels, 10)
+    axis = {
+        "values": shown,
+        "labelExpr": lookup({order: labels[order] for order in shown}),
+        "grid": False,
+        "labelOverlap": True,
+    }
+    return {**_X, "title": None, "scale": {"nice": False, "zero": False, "padding": 10}} | {
+        "axis": axis
+    }
+
+
+def _up(known: pd.DataFrame, metric: Metric, limits: Sequence[Limit]) -> Channel:
+    domain = _domain(known, metric, limits)
+    form = ".0%" if metric.share else ".4~r"
+    return {
+        **_Y,
+        "title": None,
+        "scale": {"domain": domain, "nice": False, "zero": False, "clamp": True},
+        "axis": {"format": form, "tickCount": 4, "minExtent": 36},
+    }
 
 
 def _title(known: pd.DataFrame, metric: Metric, story: Story | None) -> str:
@@ -177,55 +221,69 @@ def _domain(known: pd.DataFrame, metric: Metric, limits: Sequence[Limit]) -> lis
     return [low, high]
 
 
-def _boundaries(starts: Sequence[float], theme: Theme) -> list[Any]:
+def _boundaries(starts: Sequence[float], theme: Theme) -> list[Layer]:
     if not starts:
         return []
-    data = alt.Data(values=[{"order": at} for at in starts])
-    return [alt.Chart(data).mark_rule(color=theme.grid, strokeWidth=1.5).encode(x=alt.X("order:Q"))]
+    return [
+        {
+            "data": {"values": [{"order": at} for at in starts]},
+            "mark": {"type": "rule", "color": theme.grid, "strokeWidth": 1.5},
+            "encoding": {"x": _X},
+        }
+    ]
 
 
-def _limit_rules(limits: Sequence[Limit], metric: Metric, theme: Theme) -> list[Any]:
-    layers = []
+def _limit_rules(limits: Sequence[Limit], metric: Metric, theme: Theme) -> list[Layer]:
+    layers: list[Layer] = []
     drawn = [limit for limit in limits if limit.kind != "drop"]
     top = max((limit.value for limit in drawn), default=0.0)
     for limit in drawn:
         above = limit.value == top  # of two that lie close, one is labelled below its line
         gate = limit.source == "gate"
         word = "≤" if limit.kind == "at_most" else "≥"
-        text = f"{limit.source} {word} {words.number(limit.value, share=metric.share)}"
-        data = alt.Data(values=[{"value": limit.value, "text": text}])
+        said = f"{limit.source} {word} {words.number(limit.value, share=metric.share)}"
+        data = {"values": [{"value": limit.value, "text": said}]}
         colour = theme.fail if gate else theme.quiet
-        base = alt.Chart(data).encode(y=alt.Y("value:Q"))
+        dash = [6, 4] if gate else [2, 3]
+        rule = {"type": "rule", "color": colour, "strokeDash": dash, "strokeWidth": 1.3}
+        label = {
+            "type": "text",
+            "align": "left",
+            "baseline": "bottom" if above else "top",
+            "dx": 4,
+            "dy": -3 if above else 4,
+            "fontSize": 11,
+            "color": colour,
+        }
+        written = {"y": _Y, "x": {"value": 0}, "text": _of("text", "nominal")}
         layers += [
-            base.mark_rule(color=colour, strokeDash=[6, 4] if gate else [2, 3], strokeWidth=1.3),
-            base.mark_text(
-                align="left",
-                baseline="bottom" if above else "top",
-                dx=4,
-                dy=-3 if above else 4,
-                fontSize=11,
-                color=colour,
-            ).encode(x=alt.value(0), text=alt.Text("text:N")),
+            {"data": data, "mark": rule, "encoding": {"y": _Y}},
+            {"data": data, "mark": label, "encoding": written},
         ]
     return layers
 
 
-def _stop_rules(stops: Sequence[Stop], theme: Theme) -> list[Any]:
+def _stop_rules(stops: Sequence[Stop], theme: Theme) -> list[Layer]:
     if not stops:
         return []
-    rows = [{"order": stop.order, "action": stop.action} for stop in stops]
-    base = alt.Chart(alt.Data(values=rows)).encode(x=alt.X("order:Q"))
-    return [base.mark_rule(color=theme.fail, strokeDash=[3, 3], strokeWidth=1.5, opacity=0.8)]
+    rule = {"type": "rule", "color": theme.fail, "strokeDash": [3, 3], "strokeWidth": 1.5}
+    return [
+        {
+            "data": {"values": [{"order": stop.order, "action": stop.action} for stop in stops]},
+            "mark": {**rule, "opacity": 0.8},
+            "encoding": {"x": _X},
+        }
+    ]
 
 
-def _tooltip(metric: Metric) -> list[Any]:
+def _tooltip(metric: Metric) -> list[Channel]:
     shape = ".1%" if metric.share else ".3~f"
     return [
-        alt.Tooltip("checkpoint:N"),
-        alt.Tooltip("value:Q", title=words.label(metric.name), format=shape),
-        alt.Tooltip("low:Q", title="from", format=shape),
-        alt.Tooltip("high:Q", title="to", format=shape),
-        alt.Tooltip("n:Q"),
-        alt.Tooltip("unscored:Q"),
-        alt.Tooltip("status:N", title="verdict"),
+        _of("checkpoint", "nominal"),
+        {**_of("value"), "title": words.label(metric.name), "format": shape},
+        {**_of("low"), "title": "from", "format": shape},
+        {**_of("high"), "title": "to", "format": shape},
+        _of("n"),
+        _of("unscored"),
+        {**_of("status", "nominal"), "title": "verdict"},
     ]

@@ -12,6 +12,7 @@ import pandas as pd
 from dashboards.data.consistency import by_kind
 from dashboards.data.index import View
 from dashboards.data.metrics import metrics
+from dashboards.data.remembering import remembered
 
 _METRIC = "incorrect_when_attempted"
 _KEEP = ["checkpoint", "order", "stage", "value", "low", "high", "n", "unscored"]
@@ -24,7 +25,7 @@ def attempted(view: View, set: str) -> pd.DataFrame:  # noqa: A002
     return _turned(metrics(view, (f"{set}.{_METRIC}",))[_KEEP])
 
 
-@lru_cache(maxsize=32)
+@remembered(32, rows=False)
 def attempted_by_family(view: View, set: str, checkpoint: str) -> pd.DataFrame:  # noqa: A002
     """The same of one checkpoint by family, over both splits at 95 %: with ``category``."""
     rows = by_kind(view, set, _METRIC)

@@ -11,7 +11,6 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
@@ -21,9 +20,11 @@ from ruamel.yaml.events import AliasEvent
 
 from dashboards.data.evalsets import SetCard, set_folder
 from dashboards.data.index import View
-from dashboards.data.metrics import catalogue, opened
+from dashboards.data.metrics import catalogue
 from dashboards.data.queries import query
+from dashboards.data.remembering import remembered
 from dashboards.data.schedule import plan
+from dashboards.data.summaries import opened
 from harness.evalset_check import RATES, Report, check_folder
 from harness.evalset_template import OPTIONS
 from harness.evalsets import CARD, ROWS
@@ -82,7 +83,7 @@ def check_files(files: Sequence[tuple[str, bytes]], probe: str) -> Checked:
     return checked if cards else replace(checked, name="", hash="")
 
 
-@lru_cache(maxsize=32)
+@remembered(32, rows=False)
 def check_set(view: View, set: str) -> Checked | None:  # noqa: A002
     """The check of a run's set, as it is on this machine; None if it is not here."""
     folder = set_folder(view, set)

@@ -7,13 +7,14 @@ to halve.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 
 from dashboards.data.index import View
-from dashboards.data.metrics import checkpoints, opened
+from dashboards.data.metrics import checkpoints
+from dashboards.data.remembering import remembered
+from dashboards.data.summaries import opened
 from harness.estimates import Estimate
 from harness.probes.consistency import HalfLife, half_life
 
@@ -38,7 +39,7 @@ def sets_of(view: View, probe: str) -> list[str]:
     return [name for name in view.sets() if name in found]
 
 
-@lru_cache(maxsize=64)
+@remembered(64, rows=False)
 def by_turn(view: View, set: str, metric: str = "held") -> pd.DataFrame:  # noqa: A002
     """One row a checkpoint and turn (``COLUMNS``), in the order of training; metric ``held``,
     ``survival`` or ``control``. Empty if nothing of it was measured."""
@@ -65,7 +66,7 @@ def by_turn(view: View, set: str, metric: str = "held") -> pd.DataFrame:  # noqa
     return frame.sort_values(["order", "turn"], ignore_index=True)
 
 
-@lru_cache(maxsize=64)
+@remembered(64, rows=False)
 def by_kind(view: View, set: str, metric: str = "held") -> pd.DataFrame:  # noqa: A002
     """One row a checkpoint and instruction kind (category): as ``COLUMNS`` with ``category``."""
     info = checkpoints(view.index).set_index("checkpoint")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
 from dashboards.data.index import EvalEntry, View
-from dashboards.data.metrics import opened
 from dashboards.data.queries import query
+from dashboards.data.remembering import remembered
 from dashboards.data.schedule import plan
+from dashboards.data.summaries import opened
 from harness.errors import InputError
 from harness.evalsets import CARD, Card, find_folder, list_evalsets, read_card, read_folder
 from harness.probes.protocol import Row
@@ -44,7 +44,7 @@ class SetCard:
     match: Match
 
 
-@lru_cache(maxsize=16)
+@remembered(16, rows=False)
 def set_cards(view: View) -> tuple[SetCard, ...]:
     """Every set in view, in the run's order."""
     found = []
@@ -95,7 +95,7 @@ def set_rows(view: View, set: str) -> Mapping[str, Row]:  # noqa: A002
     return {} if evaluation is None else _rows(view, set, evaluation.hash)
 
 
-@lru_cache(maxsize=32)
+@remembered(32, rows=False)
 def _rows(view: View, name: str, digest: str) -> Mapping[str, Row]:
     for candidate in _names(view, name):
         try:

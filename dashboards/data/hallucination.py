@@ -9,6 +9,7 @@ import pandas as pd
 from dashboards.data.consistency import by_kind
 from dashboards.data.index import View
 from dashboards.data.metrics import metrics
+from dashboards.data.remembering import remembered
 
 OUTCOMES = ("correct", "not_attempted", "incorrect")
 _KEEP = ["checkpoint", "order", "stage", "outcome", "value", "low", "high", "n", "unscored"]
@@ -26,7 +27,7 @@ def outcomes(view: View, set: str) -> pd.DataFrame:  # noqa: A002
     return found.sort_values(["order", "_at"], ignore_index=True).drop(columns="_at")
 
 
-@lru_cache(maxsize=32)
+@remembered(32, rows=False)
 def by_family(view: View, set: str, checkpoint: str) -> pd.DataFrame:  # noqa: A002
     """The same of one checkpoint by family: ``category`` beside the columns of ``outcomes``.
 

@@ -23,8 +23,8 @@ import pandas as pd
 
 from dashboards.data.evalsets import set_rows
 from dashboards.data.index import View
-from dashboards.data.metrics import opened
 from dashboards.data.samples import Sample
+from dashboards.data.summaries import opened
 from harness.errors import IntegrityError
 from harness.judges.llm.labelled import SCALES, Kind
 from harness.judges.llm.parse import Labels

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dashboards.data.index import RunIndex, read_index
-from dashboards.data.metrics import opened
 from dashboards.data.schedule import plan
+from dashboards.data.summaries import opened
 from harness.samples import JOURNAL
 from harness.store import lock
 from harness.store.commit import is_committed

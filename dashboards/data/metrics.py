@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from dashboards.data.estimating import at_level
-from dashboards.data.index import EvalEntry, Problem, RunIndex, View
-from harness.errors import InputError, IntegrityError
-from harness.evaluation import SetEvaluation
+from dashboards.data.index import EvalEntry, RunIndex, View
+from dashboards.data.remembering import remembered
+from dashboards.data.summaries import opened
 from harness.store.kinds import REWARD
 
 CHECKPOINT_COLUMNS = ["checkpoint", "order", "stage", "kind", "epoch", "verdict", "action"]
@@ -94,7 +94,7 @@ def policy_stages(index: RunIndex) -> list[str]:
     return list(dict.fromkeys(known[known["order"] >= 0]["stage"]))
 
 
-@lru_cache(maxsize=32)
+@remembered(32, rows=False)
 def catalogue(view: View) -> dict[str, Metric]:
     """``set.metric`` -> what it is, for every metric that some checkpoint in view has."""
     found: dict[str, Metric] = {}
@@ -178,29 +178,6 @@ def _estimates(
             intervals = at_level(list(found), metric, first.info(metric), view.split, view.level)
             for entry, (low, high) in intervals.items():
                 found[entry] |= {"low": low, "high": high}
-    return found
-
-
-def opened(entry: EvalEntry) -> SetEvaluation | None:
-    """The evaluation behind an entry, opened once; None if its summary cannot be read."""
-    found = _open(entry)
-    return found if isinstance(found, SetEvaluation) else None
-
-
-def problems(view: View) -> list[Problem]:
-    """Everything of the run that could not be read, summaries included."""
-    found = list(view.index.problems)
-    found += [p for e in view.index.evaluations if isinstance(p := _open(e), Problem)]
-    return found
-
-
-@lru_cache(maxsize=20_000)
-def _open(entry: EvalEntry) -> SetEvaluation | Problem:
-    try:
-        found = SetEvaluation.open(entry.folder)
-        found.summary["metrics"].items()
-    except (IntegrityError, InputError, KeyError, AttributeError, UnicodeDecodeError) as error:
-        return Problem(entry.folder / "summary.json", str(error))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -62,7 +62,7 @@ def rl_stages(view: View) -> list[str]:
     kl = kl_metric(view)
     if kl is None:
         return []
-    found = metrics(view, (kl,))
+    found = metrics(replace(view, level=0.95), (kl,))
     found = found[found["kind"].isin(PROXY_KINDS) & found["value"].notna()]
     return list(dict.fromkeys(found["stage"]))
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from dashboards.data.index import RunIndex
 from dashboards.data.live import Live, Progress
-from dashboards.data.metrics import opened
+from dashboards.data.summaries import opened
 from harness.samples import JOURNAL
 
 _TAIL = 512 * 1024  # bytes at the end of a journal in which the last samples are looked for

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import pandas as pd
 
 from dashboards.data.index import View
-from dashboards.data.metrics import catalogue, opened
+from dashboards.data.metrics import catalogue
 from dashboards.data.queries import query, readable
+from dashboards.data.remembering import remembered
+from dashboards.data.summaries import opened
 from harness.compare import Comparison, Flip, compare
 from harness.evaluation import Evaluation
 from harness.stats import holm
@@ -80,7 +81,7 @@ class FlipPage:
     page: int
 
 
-@lru_cache(maxsize=16)
+@remembered(16)
 def comparison(
     view: View, before: str, after: str, metrics: tuple[str, ...], other: View | None = None
 ) -> Comparison:
@@ -185,7 +186,7 @@ def moves_by_category(found: Comparison, metric: str) -> pd.DataFrame:
     return frame
 
 
-@lru_cache(maxsize=32)
+@remembered(32)
 def sides_by_category(
     view: View, before: str, after: str, metric: str, other: View | None = None
 ) -> pd.DataFrame:
@@ -244,7 +245,7 @@ def flip_list(found: Comparison, which: str = "all") -> list[Flip]:
     return [flip for flip in found.flips if not sign or flip.worse == sign]
 
 
-@lru_cache(maxsize=64)
+@remembered(64)
 def flip_matrix(
     view: View, before: str, after: str, metric: str, other: View | None = None
 ) -> pd.DataFrame:

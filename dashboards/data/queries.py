@@ -7,6 +7,7 @@ extensions are neither installed nor loaded on demand.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import pandas as pd
 
 from dashboards.data.index import EvalEntry, Problem
 
+_SPECIAL = re.compile(r"[*?\[]")
 _lock = threading.Lock()
 _connection: duckdb.DuckDBPyConnection | None = None
 _damaged: dict[tuple[Any, ...], Problem] = {}
@@ -88,7 +90,7 @@ def _readable(entry: EvalEntry) -> bool:
 
 def _literal(path: Path) -> str:
     """The path as a pattern that matches nothing else, whatever signs the run's name has."""
-    return "".join(f"[{sign}]" if sign in "*?[" else sign for sign in str(path))
+    return _SPECIAL.sub(lambda sign: f"[{sign.group()}]", str(path))
 
 
 def _cursor() -> duckdb.DuckDBPyConnection:

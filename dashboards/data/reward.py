@@ -17,8 +17,9 @@ import pandas as pd
 
 from dashboards.data.changes import Shift, shift
 from dashboards.data.index import EvalEntry, RunIndex, View
-from dashboards.data.metrics import opened
 from dashboards.data.queries import query
+from dashboards.data.remembering import remembered
+from dashboards.data.summaries import opened
 from harness.estimates import Estimate, Items, estimate
 from harness.stats import z_value
 from harness.store.kinds import REWARD
@@ -72,7 +73,7 @@ def scored_checkpoints(view: View) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-@lru_cache(maxsize=64)
+@remembered(64)
 def member_scores(view: View, checkpoint: str) -> pd.DataFrame:
     """One row a reply: row_id, category, proxy, and a column ``model/i`` a member (logits)."""
     entry = reward_entry(view, checkpoint)
@@ -158,7 +159,7 @@ class _Placed:
     replies: pd.DataFrame
 
 
-@lru_cache(maxsize=64)
+@remembered(64)
 def _placed(view: View, checkpoint: str) -> _Placed | None:
     scores = member_scores(view, checkpoint)
     models = reward_models(view, checkpoint)
@@ -230,7 +231,7 @@ def _fisher(r: float, n: int, level: float) -> tuple[float, float]:
     return float(np.tanh(np.arctanh(r) - half)), float(np.tanh(np.arctanh(r) + half))
 
 
-@lru_cache(maxsize=64)
+@remembered(64)
 def score_shift(view: View, before: str, after: str, model: str | None = None) -> pd.DataFrame:
     """The distribution of a score at two checkpoints: checkpoint, x0, x1, share, n (of all).
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -13,6 +12,7 @@ from dashboards.data.index import EvalEntry, View
 from dashboards.data.metrics import catalogue
 from dashboards.data.pairs import PAGE
 from dashboards.data.queries import query
+from dashboards.data.remembering import remembered
 
 # Of a row's scores those by the metric looked at, which may be another for each evaluation, so that
 # sets can be searched side by side.
@@ -115,7 +115,7 @@ def row_metrics(view: View, set: str) -> list[str]:  # noqa: A002
     return [n.partition(".")[2] for n in catalogue(view) if n.partition(".")[0] == set]
 
 
-@lru_cache(maxsize=128)
+@remembered(128)
 def sample_page(
     view: View,
     set: str = "",  # noqa: A002
@@ -175,7 +175,7 @@ def sample_page(
     return SamplePage(frame[_COLUMNS], total, page)
 
 
-@lru_cache(maxsize=64)
+@remembered(64, rows=False)
 def first_and_last(
     view: View,
     checkpoint: str,
@@ -199,7 +199,7 @@ def first_and_last(
     )
 
 
-@lru_cache(maxsize=64)
+@remembered(64)
 def label_counts(
     view: View,
     set: str,  # noqa: A002
@@ -214,6 +214,7 @@ def label_counts(
     return found if len(found) else pd.DataFrame(columns=["label", "n"])
 
 
+@remembered(64, rows=False)
 def categories(view: View, set: str = "") -> list[str]:  # noqa: A002
     """The categories of a set, or of all."""
     first = {entry.set: entry for entry in reversed(view.entries(set=set or None))}
@@ -221,13 +222,13 @@ def categories(view: View, set: str = "") -> list[str]:  # noqa: A002
     return [str(c) for c in found["category"] if c] if len(found) else []
 
 
-@lru_cache(maxsize=64)
+@remembered(64, rows=False)
 def row_history(view: View, set: str, row_id: str) -> tuple[Sample, ...]:  # noqa: A002
     """The same row at every checkpoint, in the order of training."""
     return _samples(view.entries(set=set), row_id)
 
 
-@lru_cache(maxsize=64)
+@remembered(64, rows=False)
 def sample(view: View, checkpoint: str, set: str, row_id: str) -> Sample | None:  # noqa: A002
     """One row of one checkpoint in full."""
     found = _samples(view.entries(checkpoint=checkpoint, set=set), row_id)

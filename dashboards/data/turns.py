@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 
 from dashboards.data.index import View
 from dashboards.data.queries import query
+from dashboards.data.remembering import remembered
 from dashboards.data.samples import Sample, sample
 
 _CHECKED = ("held", "control")
@@ -38,7 +38,7 @@ class Turn:
     held: int
 
 
-@lru_cache(maxsize=64)
+@remembered(64)
 def dialogues(
     view: View,
     set: str,  # noqa: A002

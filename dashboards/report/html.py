@@ -24,8 +24,9 @@ from dashboards.charts.rows import rows_of
 from dashboards.charts.theme import Theme
 from dashboards.data.evalsets import set_cards
 from dashboards.data.index import Split, View
-from dashboards.data.metrics import catalogue, checkpoints, metrics, policy_stages, problems
+from dashboards.data.metrics import catalogue, checkpoints, metrics, policy_stages
 from dashboards.data.picking import selection
+from dashboards.data.summaries import problems
 from dashboards.report.figures import Figure, figures
 from dashboards.report.images import VL_VERSION
 from dashboards.report.legend import legend_spec

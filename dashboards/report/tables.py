@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 
 from dashboards.data.index import View
-from dashboards.data.metrics import checkpoints, opened
+from dashboards.data.metrics import checkpoints
+from dashboards.data.summaries import opened
 from harness.visible import visible
 
 COLUMNS = [

@@ -12,9 +12,10 @@ import pytest
 from dashboard_runs import SHARES, break_samples, names
 
 from dashboards.data.index import View, find_runs, read_index
-from dashboards.data.metrics import checkpoints, metrics, problems
+from dashboards.data.metrics import checkpoints, metrics
 from dashboards.data.queries import damaged, query
 from dashboards.data.runs import runs
+from dashboards.data.summaries import problems
 from harness.store.run import Run
 
 RATE = ("borderline.false_refusal",)
