@@ -39,6 +39,9 @@ def serve(runs: Path, *, port: int, address: str, allow_remote: bool, browser: b
     import dashboards
 
     _load(dashboards)
+    from dashboards.data import ahead
+
+    ahead.of_newest(runs.resolve())
     script = Path(dashboards.__file__).parent / "streamlit_app.py"
     bootstrap.load_config_options(options(address, port, allow_remote))
     logging.getLogger("streamlit").setLevel(logging.WARNING)

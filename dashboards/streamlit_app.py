@@ -7,6 +7,7 @@ from pathlib import Path
 import streamlit as st
 
 from dashboards import sidebar
+from dashboards.data import ahead
 
 # A file of our own: Streamlit's named icons are fetched from another host.
 icon = str(Path(__file__).with_name("icon.svg"))
@@ -38,5 +39,7 @@ page = st.navigation(
         ],
     }
 )
-sidebar.draw()
+view = sidebar.draw().view
 page.run()
+if view is not None:
+    ahead.of(view)  # what other levels and rows will ask for, while somebody looks
