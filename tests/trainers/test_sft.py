@@ -152,6 +152,34 @@ def plan(**settings: Any) -> Plan:
     return Plan(**{**given, **settings})
 
 
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize(("count", "blanks"), [(5, 3), (8, 0), (3, 1)])
+def test_processes_share_rows_that_do_not_go_round_by_blank_ones(
+    count: int, blanks: int, packing: bool
+) -> None:
+    """Two processes, two rows a forward: a blank row has no token with loss, and comes last."""
+    rows = [sft_rows.Example([7 + i, 8, 9], [IGNORED, 8, 9]) for i in range(count)]
+    data = sft.dataset(rows, packing=packing, max_length=3, seed=1)
+    found = sft.filled(data, 4)
+    assert [found[i] for i in range(count)] == [data[i] for i in range(count)]
+    made = [found[i] for i in range(count, len(found))]
+    assert len(made) == blanks
+    assert all(label == IGNORED for row in made for label in row["labels"])
+    if packing and made:
+        batch = PackedCollator(0)([data[0], made[0]])
+        assert batch["labels"].tolist()[1] == [IGNORED] * 3
+    order = sft.BlanksLast(count, len(found))
+    seen = []
+    for number in (0, 1, 0):
+        order.set_epoch(number)
+        seen.append(list(order))
+        assert len(seen[-1]) == len(order) == len(found)
+        assert sorted(seen[-1][:count]) == list(range(count))
+        assert seen[-1][count:] == list(range(count, len(found)))
+    assert seen[0] == seen[2]
+    assert seen[0] != seen[1] or count == 3
+
+
 def test_steps_are_counted_as_trl_counts_them() -> None:
     assert plan(sequences=25).steps_an_epoch == 4
     assert plan(sequences=28).steps_an_epoch == 4
