@@ -9,7 +9,8 @@ function and every reward-model member are LoRA adapters on it, so an iteration 
 
     rollout   policy     one sampled reply to each prompt
     score     members    rewards at the reply's last token, combined, whitened
-    measure   policy, reference, value    log-probabilities and values, by forward passes
+    measure   policy, reference, value    log-probabilities and values, by forward passes (the
+                                          policy's are the sampler's own where those are exact)
     update    policy, then value          clipped losses over shuffled mini-batches
 
 Adapters are switched only between a backward and the next forward: switching between a forward and
@@ -285,8 +286,10 @@ def iterate(
         scores = scores - stage.no_eos_penalty * ~ended
 
     mask = sampled.mask()
-    activate(actor.model, POLICY)
-    old = actor.measured_log_probs(sampled, stage)
+    old = sampled.sampled_log_probs()
+    if old is None:
+        activate(actor.model, POLICY)
+        old = actor.measured_log_probs(sampled, stage)
     activate(actor.model, actor.reference)
     reference = actor.measured_log_probs(sampled, stage)
     values = actor.measured_values(sampled, stage)

@@ -38,9 +38,18 @@ class Replies:
     prompts: tuple[Tokens, ...]
     replies: tuple[Tokens, ...]  # the end token included where it was generated
     ended: tuple[bool, ...]  # whether the reply ended by itself
+    # Of each reply's tokens under the policy that sampled, where the engine knows them exactly.
+    log_probs: tuple[tuple[float, ...] | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.prompts)
+
+    def sampled_log_probs(self) -> Tensor | None:
+        """(B, T) as the engine knew them, zero on padding; None where one reply's are not known."""
+        known = [torch.tensor(row) for row in self.log_probs if row is not None]
+        if len(known) < len(self):
+            return None
+        return torch.nn.utils.rnn.pad_sequence(known, batch_first=True)
 
     def mask(self) -> Tensor:
         """(B, T) bool: true on real tokens."""
@@ -94,9 +103,11 @@ def roll_out(
     )
     if accelerator.num_processes == 1:
         return part
-    rows = gather_object(list(zip(mine, part.prompts, part.replies, part.ended, strict=True)))
-    _, prompts, replies, ended = zip(*sorted(rows), strict=True)
-    return Replies(prompts, replies, ended)
+    rows = gather_object(
+        list(zip(mine, part.prompts, part.replies, part.ended, part.log_probs, strict=True))
+    )
+    _, prompts, replies, ended, log_probs = zip(*sorted(rows), strict=True)
+    return Replies(prompts, replies, ended, log_probs)
 
 
 def sample(
@@ -115,12 +126,14 @@ def sample(
     ]
     replies: list[Tokens] = [()] * len(requests)
     ended = [False] * len(requests)
+    log_probs: list[tuple[float, ...] | None] = [None] * len(requests)
     for index, made in engine.sample(requests, seed=seed):
         if isinstance(made, str):
             raise InputError(f"cannot reply to prompt {keys[index]!r}: {made}")
         replies[index] = made.token_ids
         ended[index] = made.stopped
-    return Replies(tuple(prompts), tuple(replies), tuple(ended))
+        log_probs[index] = made.log_probs
+    return Replies(tuple(prompts), tuple(replies), tuple(ended), tuple(log_probs))
 
 
 @dataclass(frozen=True)

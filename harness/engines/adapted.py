@@ -6,8 +6,9 @@ and up) read the same input, so they are multiplied together.
 
 Two ways to the same numbers, up to the order of float32 additions. ``Merged`` holds W + s·B·A of
 all its layers in one matrix, made when it is constructed: least work where many tokens share a
-small matrix. ``Beside`` holds nothing and adds the thin products to the wide one: no copy of a
-matrix that is too large to be held twice.
+small matrix. ``Beside`` adds the thin products to the wide one; up to ``KEPT_BYTES`` a model it
+multiplies by a copy of the base that is laid out for that once and shared by all adapters, above
+that by the base's own matrices.
 
 Both take inputs (n, inputs) before the norm's gain, give (n, outputs), and want float32.
 """
@@ -18,6 +19,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -25,6 +27,9 @@ from torch import Tensor, nn
 
 from harness.engines.folding import base_weight, effective_weight
 from harness.engines.products import Product
+
+# A float32 base whose layers are larger than this is not held twice.
+KEPT_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +88,10 @@ class _Layers:
         ends = list(itertools.accumulate(ranks))
         self._thin = [slice(end - rank, end) for end, rank in zip(ends, ranks, strict=True)]
         downs = [a.down.detach() * a.scale for a in self._adapters if a is not None]
-        # Of all the adapters, one below the other, with their scales: (ranks, inputs).
+        # Of all the adapters, one below the other, scale and gain included: (ranks, inputs).
         self._down = torch.cat(downs) if downs else None
+        if self._down is not None and gain is not None:
+            self._down.mul_(gain)
 
     def parameters(self) -> list[nn.Parameter]:
         return [p for a in self._adapters if a is not None for p in (a.down, a.up)]
@@ -99,14 +106,16 @@ class _Layers:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _gradients(self, g: Tensor, x: Tensor, thin: Tensor) -> Gradients:
-        """Of A and B, in turn; ``x`` as the adapters see it."""
+        """Of A and B, in turn."""
         assert self._down is not None
         read = x @ self._down.T
         to_down = thin.T @ x
+        if self._gain is not None:
+            to_down.mul_(self._gain)
         found = []
         for a, columns, place in zip(self._adapters, self._columns, self._thin, strict=True):
             if a is not None:
-                found += [to_down[place] * a.scale, g[:, columns].T @ read[:, place]]
+                found += [to_down[place].mul_(a.scale), g[:, columns].T @ read[:, place]]
         return found
 
 
@@ -119,8 +128,6 @@ class Merged(_Layers):
         if gain is not None:
             weight = weight * gain
         self._product, self._transposed = Product(weight), Product(weight.T)
-        if gain is not None and self._down is not None:
-            self._down = self._down * gain
 
     def __call__(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
         return self._product(x) if plus is None else self._product.plus(x, plus)
@@ -129,40 +136,70 @@ class Merged(_Layers):
         before = self._transposed(g) if to_input else None
         if self._down is None:
             return before, []
-        found = self._gradients(g, x, self._thin_backward(g))
-        if self._gain is not None:
-            for to_down in found[::2]:
-                to_down.mul_(self._gain)
-        return before, found
+        return before, self._gradients(g, x, self._thin_backward(g))
 
 
 class Beside(_Layers):
-    """The base's own matrices, and the adapters' thin products beside them."""
+    """The base's matrices, and the adapters' thin products beside them."""
+
+    def __init__(
+        self, layers: Sequence[nn.Module], gain: Tensor | None = None, *, keep: bool
+    ) -> None:
+        super().__init__(layers, gain)
+        self._product = _laid_out(layers, gain) if keep else None
 
     def __call__(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        y = self._wide(x, plus)
+        if self._down is not None:
+            read = x @ self._down.T
+            for a, columns, place in zip(self._adapters, self._columns, self._thin, strict=True):
+                if a is not None:
+                    y[:, columns].addmm_(read[:, place], a.up.detach().T)
+        return y
+
+    def _wide(self, x: Tensor, plus: Tensor | None) -> Tensor:
+        if self._product is not None:
+            return self._product(x) if plus is None else self._product.plus(x, plus)
         if self._gain is not None:
             x = x * self._gain
         y = x.new_empty(len(x), self.outputs)
-        read = None if self._down is None else x @ self._down.T
-        each = zip(self._layers, self._adapters, self._columns, self._thin, strict=True)
-        for layer, a, columns, place in each:
+        for layer, columns in zip(self._layers, self._columns, strict=True):
             torch.mm(x, _known(base_weight(layer)).T, out=y[:, columns])
-            if a is not None and read is not None:
-                y[:, columns].addmm_(read[:, place], a.up.detach().T)
         return y if plus is None else y.add_(plus)
 
     def backward(self, g: Tensor, x: Tensor, *, to_input: bool) -> tuple[Tensor | None, Gradients]:
-        if self._gain is not None:
-            x = x * self._gain
-        thin = None if self._down is None else self._thin_backward(g)
         before = None
         if to_input:
-            before = x.new_zeros(x.shape) if thin is None else thin @ _known(self._down)
             for layer, columns in zip(self._layers, self._columns, strict=True):
-                before.addmm_(g[:, columns], _known(base_weight(layer)))
+                weight, part = _known(base_weight(layer)), g[:, columns]
+                before = part @ weight if before is None else before.addmm_(part, weight)
+            assert before is not None
             if self._gain is not None:
                 before.mul_(self._gain)
-        return before, [] if thin is None else self._gradients(g, x, thin)
+        if self._down is None:
+            return before, []
+        thin = self._thin_backward(g)
+        if before is not None:
+            before.addmm_(thin, self._down)
+        return before, self._gradients(g, x, thin)
+
+
+# Of the base's layers; a model's go with it. What is laid out is of these weights and gains.
+_kept: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], Product]] = WeakKeyDictionary()
+
+
+def _laid_out(layers: Sequence[nn.Module], gain: Tensor | None) -> Product:
+    """The layers' product without adapters, made once as long as their weights do not change."""
+    bases: list[Any] = [
+        layer.get_base_layer() if isinstance(layer, LoraLayer) else layer for layer in layers
+    ]
+    tensors = [*(base.weight for base in bases), *([] if gain is None else [gain])]
+    state = tuple(number for t in tensors for number in (t.data_ptr(), t._version))
+    known = _kept.get(bases[0])
+    if known is None or known[0] != state:
+        weight = torch.cat([_known(base_weight(layer)) for layer in layers])
+        known = _kept[bases[0]] = state, Product(weight if gain is None else weight.mul_(gain))
+    return known[1]
 
 
 def _outputs(layer: Any) -> int:

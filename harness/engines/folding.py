@@ -88,21 +88,26 @@ def fold(model: nn.Module, *, max_bytes: int = MAX_BYTES) -> Folded:
 def effective_weight(module: nn.Module) -> Tensor | None:
     """The float32 matrix by which a linear layer, quantised or adapted or plain, multiplies; None
     where it does something else as well, or computes in another type."""
-    base: Any = module.get_base_layer() if isinstance(module, LoraLayer) else module
-    adapted = module if isinstance(module, LoraLayer) else None
-    if not isinstance(base, nn.Linear) or base.bias is not None or not _foldable(base):
+    if not is_matrix(module):
         return None
-    if adapted is not None and not _plain(adapted):
-        return None
-    return _weight(base, adapted)
+    if isinstance(module, LoraLayer):
+        return _weight(module.get_base_layer(), module)
+    return _weight(module, None)
 
 
 def base_weight(module: nn.Module) -> Tensor | None:
     """As ``effective_weight``, without an adapter's part."""
+    if not is_matrix(module):
+        return None
+    return _weight(module.get_base_layer() if isinstance(module, LoraLayer) else module, None)
+
+
+def is_matrix(module: nn.Module) -> bool:
+    """Whether the layer is one that ``effective_weight`` knows."""
     base: Any = module.get_base_layer() if isinstance(module, LoraLayer) else module
     if not isinstance(base, nn.Linear) or base.bias is not None or not _foldable(base):
-        return None
-    return _weight(base, None)
+        return False
+    return not isinstance(module, LoraLayer) or _plain(module)
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
@@ -147,5 +152,6 @@ def _weight(base: Any, layer: Any) -> Tensor:
         weight = dequantize_4bit(weight, base.weight.quant_state).float()
     for name in _computing(layer) if layer is not None else ():
         up, down = layer.lora_B[name].weight, layer.lora_A[name].weight
-        weight = weight + (up.detach().float() @ down.detach().float()) * layer.scaling[name]
+        up, down = up.detach().float(), down.detach().float()
+        weight = torch.addmm(weight, up, down, alpha=layer.scaling[name])
     return weight

@@ -40,6 +40,9 @@ from harness.probes.protocol import Reply
 _DROP_SHARE = 0.1
 # Rows whose prompts are read in one forward, of at most ``TOKENS_AT_ONCE``.
 _PART = 64
+# Weights of a model that is fused to generate: with adapters it decodes in half of the time, and
+# its float32 weights are held twice meanwhile.
+_FUSED_BYTES = 512 * 2**20
 # Logits of one forward in ``log_probs`` are kept under this many numbers (512 MiB in float32).
 _MAX_LOGITS = 2**27
 
@@ -50,6 +53,9 @@ class Generated:
 
     token_ids: tuple[int, ...]
     stopped: bool  # by an end token, which is then the last of token_ids; else by the limit
+    # Of each token at the request's temperature, from the logits it was drawn from; None from
+    # models whose decoding is not exact enough to train on (anything but float32).
+    log_probs: tuple[float, ...] | None = None
 
 
 class LocalEngine:
@@ -142,7 +148,7 @@ class LocalEngine:
             else:
                 limits[index] = min(request.max_new_tokens, self.max_new_tokens, room)
         served = list(limits)
-        fused = fuse(causal_model(self.model))
+        fused = fuse(causal_model(self.model), max_bytes=_FUSED_BYTES)
         folded = fold(causal_model(self.model)) if fused is None else Folded({})
         adapter = self._adapter()
         lengths = [len(requests[index].prompt_ids) for index in served]
@@ -262,6 +268,7 @@ class _Batch:
         self.rows = list(range(len(requests)))
         self.done = [False] * len(requests)
         self.tokens: list[list[int]] = [[] for _ in requests]
+        self.log_probs: list[list[float]] = [[] for _ in requests]
         self.temperatures = torch.tensor(
             [request.temperature for request in requests], dtype=torch.float32, device=self.device
         )
@@ -283,11 +290,12 @@ class _Batch:
         with eval_mode(self.model), self.folded:
             logits = self._prefill() if self.cache is None else self._decode()
         if self.greedy:
-            chosen = logits.argmax(dim=-1)
+            chosen, share = logits.argmax(dim=-1), None
         else:
-            chosen = choose(logits, self.temperatures, self.numbers[:, self.position])
+            chosen, share = choose(logits, self.temperatures, self.numbers[:, self.position])
         self.position += 1
-        finished = self._book(chosen.tolist())
+        known = None if share is None or self.fused is None else share.log().tolist()
+        finished = self._book(chosen.tolist(), known)
         self._drop(chosen)
         return finished
 
@@ -365,17 +373,22 @@ class _Batch:
         ).logits
         return logits[:, -1]
 
-    def _book(self, chosen: list[int]) -> list[tuple[int, Generated]]:
+    def _book(
+        self, chosen: list[int], log_probs: list[float] | None
+    ) -> list[tuple[int, Generated]]:
         finished = []
         for place, (row, token) in enumerate(zip(self.rows, chosen, strict=True)):
             if self.done[row]:
                 continue
             self.tokens[row].append(token)
+            if log_probs is not None:
+                self.log_probs[row].append(log_probs[place])
             stopped = token in self.eos
             if stopped or len(self.tokens[row]) == self.limits[row]:
                 self.done[row] = True
                 self._note(place, row)
-                finished.append((row, Generated(tuple(self.tokens[row]), stopped)))
+                known = None if log_probs is None else tuple(self.log_probs[row])
+                finished.append((row, Generated(tuple(self.tokens[row]), stopped, known)))
         return finished
 
     def _note(self, place: int, row: int) -> None:

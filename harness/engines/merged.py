@@ -23,7 +23,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.engines.folding import effective_weight
+from harness.engines.folding import effective_weight, is_matrix
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def merged_linears(model: nn.Module) -> Iterator[int]:
 
 def _adapter(layer: Any) -> str | None:
     """The one adapter that this layer computes with, where it can be merged."""
-    if layer.disable_adapters or effective_weight(layer) is None:
+    if layer.disable_adapters or not is_matrix(layer):
         return None
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if len(names) != 1:

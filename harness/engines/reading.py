@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -17,23 +18,28 @@ from transformers import PreTrainedModel
 from harness.engines.folding import Folded, fold
 from harness.engines.llama import fuse
 from harness.engines.merged import merged_linears
+from harness.engines.trunk import trunk
 from harness.models import backbone, causal_model, eval_mode
 
 
 class Reader:
     """The model with the adapter that is active at construction, which must be active, and
-    unchanged, whenever it reads. Small layers are folded, others merged as they are passed."""
+    unchanged, whenever it reads. Small layers are folded, those of larger Llamas on the CPU written
+    out, others merged as they are passed."""
 
     def __init__(self, model: PreTrainedModel | PeftModel) -> None:
         self._model = causal_model(model)
         self._fused = fuse(self._model)
-        self._folded = fold(self._model) if self._fused is None else Folded({})
+        self._trunk = trunk(self._model) if self._fused is None else None
+        self._folded = fold(self._model) if self._fused is self._trunk is None else Folded({})
 
     @torch.inference_mode()
     def hidden(self, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """The last hidden states (n, hidden), normed, at n places: (rows[i], columns[i]) each."""
         if self._fused is not None:
             return self._fused.hidden(input_ids, rows, columns)
+        if self._trunk is not None:
+            return self._trunk.hidden(input_ids, rows, columns)
         with self._reading():
             states: Tensor = backbone(self._model)(
                 input_ids=input_ids, use_cache=False
@@ -45,6 +51,10 @@ class Reader:
         """Logits (n, vocabulary) at n places."""
         if self._fused is not None:
             return self._fused.logits(input_ids, rows, columns)
+        if self._trunk is not None:
+            head: Any = self._model.get_output_embeddings()
+            states: Tensor = head(self._trunk.hidden(input_ids, rows, columns))
+            return states
         first = int(columns.min())
         with self._reading():
             found: Tensor = self._model(

@@ -37,21 +37,26 @@ def uniform(seed: int, key: str, position: int | NDArray[np.integer]) -> NDArray
     return (z >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def choose(logits: Tensor, temperatures: Tensor, numbers: Tensor) -> Tensor:
-    """The next token of each row.
+def choose(logits: Tensor, temperatures: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """The next token of each row (rows,) int64, and its probability (rows,) float32.
 
-    ``logits`` (rows, vocabulary); ``temperatures`` (rows,) float32, 0 for the most likely token;
-    ``numbers`` (rows,) float64 in [0, 1). Returns (rows,) int64. The cumulative sum is float64:
+    ``logits`` (rows, vocabulary); ``temperatures`` (rows,) float32, 0 for the most likely token,
+    which is then certain; ``numbers`` (rows,) float64 in [0, 1). The cumulative sum is float64:
     in float32 its rounding over a vocabulary of 100,000 would exceed the rarest tokens' share.
     """
-    greedy = logits.argmax(dim=-1)
     sampled = temperatures > 0
     if not bool(sampled.any()):
-        return greedy
+        return logits.argmax(dim=-1), torch.ones_like(temperatures)
     scaled = logits.float() / torch.where(sampled, temperatures, 1.0).unsqueeze(-1)
-    cumulative = torch.softmax(scaled, dim=-1).cumsum(dim=-1, dtype=torch.float64)
+    shares = torch.softmax(scaled, dim=-1)
+    cumulative = shares.cumsum(dim=-1, dtype=torch.float64)
     targets = numbers.unsqueeze(-1) * cumulative[:, -1:]
     # right=True: the first token whose cumulative share is above the number, so that a token of
     # probability 0 is never taken.
     drawn = torch.searchsorted(cumulative, targets, right=True).squeeze(-1)
-    return torch.where(sampled, drawn.clamp(max=logits.shape[-1] - 1), greedy)
+    drawn.clamp_(max=logits.shape[-1] - 1)
+    share = shares.gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
+    if bool(sampled.all()):
+        return drawn, share
+    drawn = torch.where(sampled, drawn, logits.argmax(dim=-1))
+    return drawn, torch.where(sampled, share, 1.0)

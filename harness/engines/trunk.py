@@ -18,7 +18,7 @@ For ``LlamaForCausalLM`` in float32 on the CPU. Nothing here drops out or knows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
-from harness.engines.adapted import Beside, Gradients, Group, Merged
+from harness.engines.adapted import KEPT_BYTES, Beside, Gradients, Group, Merged
 from harness.engines.attention import Heads, Padding
-from harness.engines.folding import MAX_BYTES, effective_weight
+from harness.engines.folding import MAX_BYTES, is_matrix
 from harness.engines.llama import linears, suits
 
 # Tokens that go through all layers together: more leave the processor's cache.
@@ -72,13 +72,23 @@ class Trunk:
     """
 
     def __init__(
-        self, model: LlamaForCausalLM, *, recompute: bool = False, max_bytes: int = MAX_BYTES
+        self,
+        model: LlamaForCausalLM,
+        *,
+        recompute: bool = False,
+        merged_bytes: int = MAX_BYTES,
+        kept_bytes: int = KEPT_BYTES,
     ) -> None:
         config: Any = model.config
         blocks: Any = model.model.layers
         layers: list[Any] = [m for block in blocks for m in linears(block)]
-        small = sum(4 * m.in_features * m.out_features for m in layers) <= max_bytes
-        how = Merged if small else Beside
+        size = sum(4 * m.in_features * m.out_features for m in layers)
+
+        def how(layers: Sequence[nn.Module], gain: Tensor | None = None) -> Group:
+            if size <= merged_bytes:
+                return Merged(layers, gain)
+            return Beside(layers, gain, keep=size <= kept_bytes)
+
         self._blocks = [
             _Block(
                 how([a.q_proj, a.k_proj, a.v_proj], block.input_layernorm.weight.detach()),
@@ -240,15 +250,21 @@ class _Pass(torch.autograd.Function):
         return None, None, None, None, *whole(gradients[0])
 
 
-def trunk(model: nn.Module, *, recompute: bool = False, max_bytes: int = MAX_BYTES) -> Trunk | None:
+def trunk(
+    model: nn.Module,
+    *,
+    recompute: bool = False,
+    merged_bytes: int = MAX_BYTES,
+    kept_bytes: int = KEPT_BYTES,
+) -> Trunk | None:
     """The model's layers with the adapter active now, or None where this file does not compute
     them: another model, device or precision, dropout, an adapter of another kind or elsewhere."""
     if type(model) is not LlamaForCausalLM or not suits(model):
         return None
     for block in model.model.layers:
-        if any(effective_weight(layer) is None or _drops(layer) for layer in linears(block)):
+        if any(not is_matrix(layer) or _drops(layer) for layer in linears(block)):
             return None
-    return Trunk(model, recompute=recompute, max_bytes=max_bytes)
+    return Trunk(model, recompute=recompute, merged_bytes=merged_bytes, kept_bytes=kept_bytes)
 
 
 def _drops(layer: Any) -> bool:

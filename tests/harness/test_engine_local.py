@@ -60,7 +60,7 @@ FORWARDS = ["fused", "folded", "the model's"]
 def compute(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have engines compute by one of the ``FORWARDS``."""
     if by != "fused":
-        monkeypatch.setattr(local, "fuse", lambda _: None)
+        monkeypatch.setattr(local, "fuse", lambda _, **__: None)
     if by == "the model's":
         monkeypatch.setattr(local, "fold", lambda _: Folded({}))
 
@@ -242,6 +242,39 @@ def test_log_probs_stay_within_memory(tiny: LoadedModel, monkeypatch: pytest.Mon
         torch.testing.assert_close(value, wanted)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_a_sampled_reply_knows_its_log_probs(tiny: LoadedModel, temperature: float) -> None:
+    """As one forward over prompt and reply gives them; with rows that end at different times."""
+    made_by = engine(tiny)
+    texts = ("why?", "tell me a story", "hm", "a b c d e f")
+    asked = [
+        Request(text, made_by.tokenize([user(text)]), temperature, NEW - 3 * number)
+        for number, text in enumerate(texts)
+    ]
+    replies: dict[int, Generated] = {}
+    for index, reply in made_by.sample(asked, seed=5):
+        assert isinstance(reply, Generated)
+        replies[index] = reply
+    measured = made_by.log_probs(
+        [request.prompt_ids for request in asked],
+        [replies[i].token_ids for i in range(len(asked))],
+        temperature=temperature,
+    )
+    for index, expected in enumerate(measured):
+        found = replies[index].log_probs
+        assert found is not None
+        torch.testing.assert_close(torch.tensor(found), expected, rtol=0, atol=2e-5)
+
+
+def test_log_probs_that_are_not_exact_are_not_known(tiny_llama: Path, tiny: LoadedModel) -> None:
+    half = engine(load(ModelSpec(str(tiny_llama), dtype="bfloat16")))
+    for made_by, temperature in ((half, 1.0), (engine(tiny), 0.0)):
+        asked = [Request("a", made_by.tokenize([user("why?")]), temperature, 4)]
+        [(_, reply)] = made_by.sample(asked, seed=5)
+        assert isinstance(reply, Generated)
+        assert reply.log_probs is None
+
+
 def test_any_end_token_ends_a_reply(tiny: LoadedModel) -> None:
     made_by = engine(tiny)
     asked = [Request("a", made_by.tokenize([user("why?")]), 1.0, NEW)]
@@ -252,7 +285,8 @@ def test_any_end_token_ends_a_reply(tiny: LoadedModel) -> None:
     made_by.eos_ids = (*made_by.eos_ids, full.token_ids[4])
     [(_, cut)] = made_by.sample(asked, seed=5)
     first = full.token_ids.index(full.token_ids[4])
-    assert cut == Generated(full.token_ids[: first + 1], True)
+    assert full.log_probs is not None
+    assert cut == Generated(full.token_ids[: first + 1], True, full.log_probs[: first + 1])
     [(_, reply)] = made_by.generate(asked, seed=5)
     assert reply.finish_reason == "stop"
     assert reply.token_ids == full.token_ids[:first]  # without the end token
@@ -397,14 +431,18 @@ def test_choosing_by_hand() -> None:
     logits = torch.tensor([0.5, 0.25, 0.25, 0.0]).log().repeat(6, 1)
     numbers = torch.tensor([0.0, 0.4999, 0.5, 0.75, 0.999999999, 0.6], dtype=torch.float64)
     temperatures = torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 0.0])
-    assert choose(logits, temperatures, numbers).tolist() == [0, 0, 1, 2, 2, 0]
+    drawn, shares = choose(logits, temperatures, numbers)
+    assert drawn.tolist() == [0, 0, 1, 2, 2, 0]
+    torch.testing.assert_close(shares, torch.tensor([0.5, 0.5, 0.25, 0.25, 0.25, 1.0]))
     # at a temperature of 1/2 the shares are 4/6, 1/6, 1/6
     halves = torch.full((6,), 0.5)
     numbers = torch.tensor([0.6, 0.67, 0.83, 0.84, 0.999999999, 0.0], dtype=torch.float64)
-    assert choose(logits, halves, numbers).tolist() == [0, 1, 1, 2, 2, 0]
+    drawn, shares = choose(logits, halves, numbers)
+    assert drawn.tolist() == [0, 1, 1, 2, 2, 0]
+    torch.testing.assert_close(shares, torch.tensor([4, 1, 1, 1, 1, 4]) / 6)
 
 
 def test_a_token_of_probability_zero_is_never_taken() -> None:
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).repeat(3, 1)
     numbers = torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64)
-    assert choose(logits, torch.ones(3), numbers).tolist() == [1, 1, 1]
+    assert choose(logits, torch.ones(3), numbers)[0].tolist() == [1, 1, 1]

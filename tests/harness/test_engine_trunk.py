@@ -15,7 +15,12 @@ from harness.engines import trunk as trunk_module
 from harness.engines.trunk import Trunk, trunk
 from harness.models import ModelSpec, backbone, causal_model, load
 
-MERGED, BESIDE = 2**30, 0
+# Adapters merged; beside a base laid out; beside the base as it is.
+WAYS: list[dict[str, int]] = [
+    {},
+    {"merged_bytes": 0},
+    {"merged_bytes": 0, "kept_bytes": 0},
+]
 Places = tuple[Tensor, Tensor, Tensor]
 
 
@@ -83,7 +88,7 @@ def same(found: tuple[Tensor, list[Tensor]], expected: tuple[Tensor, list[Tensor
         assert float((one - other).norm()) < 1e-4 * float(other.norm())
 
 
-@pytest.mark.parametrize("max_bytes", [MERGED, BESIDE])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
     ("config", "targets", "lengths"),
     [
@@ -111,18 +116,31 @@ def same(found: tuple[Tensor, list[Tensor]], expected: tuple[Tensor, list[Tensor
     ],
 )
 def test_states_and_gradients_are_autograds(
-    config: dict[str, Any], targets: Any, lengths: list[int], max_bytes: int
+    config: dict[str, Any], targets: Any, lengths: list[int], way: dict[str, int]
 ) -> None:
     model, at = adapted(llama(**config), targets), places(lengths)
-    states = known(model, max_bytes=max_bytes).hidden(*at)
+    states = known(model, **way).hidden(*at)
     same((states.detach(), gradients(model, states)), of_autograd(model, at))
 
 
-@pytest.mark.parametrize("max_bytes", [MERGED, BESIDE])
-def test_a_quantised_base(tiny_llama: Any, max_bytes: int) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_a_quantised_base(tiny_llama: Any, way: dict[str, int]) -> None:
     spec = ModelSpec(base=str(tiny_llama), quantization="nf4", dtype="float32")
     model, at = adapted(load(spec).model), places([14, 9, 11])
-    states = known(model, max_bytes=max_bytes).hidden(*at)
+    states = known(model, **way).hidden(*at)
+    same((states.detach(), gradients(model, states)), of_autograd(model, at))
+
+
+@pytest.mark.parametrize("changed", ["a layer", "a norm"])
+def test_a_base_that_changed_is_laid_out_again(changed: str) -> None:
+    model, at = adapted(llama()), places([14, 9])
+    before = known(model, merged_bytes=0).hidden(*at)
+    block = causal_model(model).model.layers[1]
+    layer = block.mlp.up_proj.get_base_layer() if changed == "a layer" else block.input_layernorm
+    with torch.no_grad():
+        layer.weight.mul_(1.5)
+    states = known(model, merged_bytes=0).hidden(*at)
+    assert not torch.allclose(states, before)
     same((states.detach(), gradients(model, states)), of_autograd(model, at))
 
 

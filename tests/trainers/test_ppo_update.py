@@ -132,6 +132,17 @@ def test_what_is_measured_is_what_is_trained(actor: Actor, batch: Batch) -> None
     assert (batch.log_probs[~batch.mask] == 0).all()
 
 
+def test_what_the_sampler_knew_is_used_where_it_knew_all(sampled: Replies) -> None:
+    known = tuple(tuple(-0.5 * t for t in range(len(reply))) for reply in sampled.replies)
+    found = replace(sampled, log_probs=known).sampled_log_probs()
+    assert found is not None
+    assert found.shape == sampled.mask().shape
+    for row, expected in zip(found.tolist(), known, strict=True):
+        assert row == [*expected, *[0.0] * (len(row) - len(expected))]
+    assert replace(sampled, log_probs=(None, *known[1:])).sampled_log_probs() is None
+    assert sampled.sampled_log_probs() is None
+
+
 def _plain_gradients(actor: Actor, batch: Batch) -> dict[str, Tensor]:
     """The clipped surrogate's gradient, row by row, token by token, in the plainest code."""
     activate(actor.model, "policy", train=True)
