@@ -8,6 +8,7 @@ import altair as alt
 import pandas as pd
 
 from dashboards import words
+from dashboards.charts.layers import layered
 from dashboards.charts.rows import Row, highest, rows_of
 from dashboards.charts.size import around
 from dashboards.charts.theme import Theme, Words, finish
@@ -84,7 +85,7 @@ def matrix(
         .then(alt.value(strong))
         .otherwise(alt.value(theme.text)),
     )
-    chart = alt.layer(cells, text)
+    chart = layered(cells, text)
     said = matrix_words(found, before, after, metric)
     height = around(44 * max(2, min(len(names), 8)), said, wrap, axis_title=True)
     return finish(chart, theme, said, height=height, wrap=wrap)
@@ -236,7 +237,7 @@ def _dumbbells(
         base.mark_point(size=95, filled=True, opacity=1).encode(x=alt.X("b:Q"), tooltip=tooltip),
     ]
     height = around(26 * max(2, len(order)), said, wrap, legends=1)
-    return finish(alt.layer(*layers), theme, said, height=height, wrap=wrap)
+    return finish(layered(*layers), theme, said, height=height, wrap=wrap)
 
 
 def _dumbbell_subtitle(before: str, after: str, n: str, tests: int, what: str) -> str:
@@ -285,7 +286,7 @@ def differences(rows: pd.DataFrame, theme: Theme, metric: str, *, share: bool = 
         ),
     ]
     height = 24 * max(2, len(data)) + 10
-    return finish(alt.layer(*layers), theme, difference_words(rows, metric), height=height)
+    return finish(layered(*layers), theme, difference_words(rows, metric), height=height)
 
 
 def _sure(row: Row) -> bool:

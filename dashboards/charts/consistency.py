@@ -8,6 +8,7 @@ import altair as alt
 import pandas as pd
 
 from dashboards import words
+from dashboards.charts.layers import layered
 from dashboards.charts.rows import first_of, last_of
 from dashboards.charts.theme import Theme, Words, finish, hue, lookup, ticks
 from dashboards.data.consistency import Survival
@@ -83,7 +84,7 @@ def heat(
         layers += _numbers(data, theme)
     if height is None:
         height = 100 + 40 * max(3, min(10, data["turn"].nunique()))
-    return finish(alt.layer(*layers), theme, heat_words(turns, metric), height=height)
+    return finish(layered(*layers), theme, heat_words(turns, metric), height=height)
 
 
 def _numbers(data: pd.DataFrame, theme: Theme) -> list[Any]:
@@ -144,4 +145,4 @@ def survival(found: Survival, theme: Theme, *, height: int = 340) -> Any:
         base.mark_line(strokeWidth=2.2, interpolate="step-after").encode(y=y),
         base.mark_point(filled=True, size=40, opacity=1).encode(y=y, tooltip=tooltip),
     ]
-    return finish(alt.layer(*layers), theme, survival_words(found), height=height)
+    return finish(layered(*layers), theme, survival_words(found), height=height)

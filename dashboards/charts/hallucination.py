@@ -8,6 +8,7 @@ import altair as alt
 import pandas as pd
 
 from dashboards import words
+from dashboards.charts.layers import layered
 from dashboards.charts.rows import first_of, highest, last_of, lowest
 from dashboards.charts.theme import Theme, Words, finish, lookup, ticks
 
@@ -148,7 +149,7 @@ def attempted(rows: pd.DataFrame, theme: Theme, *, level: float = 0.95, height: 
         ),
     ]
     return finish(
-        alt.layer(*layers), theme, attempted_words(rows, level=level), height=height, wrap=44
+        layered(*layers), theme, attempted_words(rows, level=level), height=height, wrap=44
     )
 
 
@@ -194,7 +195,7 @@ def attempted_families(
     ]
     text = attempted_family_words(rows, checkpoint)
     height = _FRAME + 34 * max(1, len(names))
-    return finish(alt.layer(*layers), theme, text, height=height, wrap=44)
+    return finish(layered(*layers), theme, text, height=height, wrap=44)
 
 
 def _named(rows: pd.DataFrame) -> pd.DataFrame:

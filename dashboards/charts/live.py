@@ -9,6 +9,7 @@ import altair as alt
 import pandas as pd
 
 from dashboards import words
+from dashboards.charts.layers import layered
 from dashboards.charts.theme import Theme, Words, finish, hue
 from dashboards.data.live import StageProgress
 
@@ -98,7 +99,7 @@ def stepper(
             align="left", baseline="top", fontSize=11.5, color=theme.quiet, limit=room
         ).encode(y=alt.value(17), text=alt.Text("said:N")),
     ]
-    return finish(alt.layer(*layers), theme, stepper_words(stages, state), height=height)
+    return finish(layered(*layers), theme, stepper_words(stages, state), height=height)
 
 
 def _told(stage: StageProgress, state: str) -> str:

@@ -9,6 +9,7 @@ import altair as alt
 import pandas as pd
 
 from dashboards import words
+from dashboards.charts.layers import layered
 from dashboards.charts.rows import Row, first_of, highest, last_of
 from dashboards.charts.theme import Theme, Words, finish, stage_colour, stage_scale, status_shape
 from dashboards.data.overoptimization import Optimisation
@@ -35,6 +36,8 @@ def gold_words(found: Optimisation, *, level: float) -> Words:
             f"Gold peaks at d = {words.number(peak.distance)} "
             f"[{words.number(peak.distance_low)}, {high}], at {words.number(peak.gold)}"
         )
+    elif fit.verdict == "does not fit":
+        title = f"The law {fit.reason}"
     else:
         title = f"The peak of gold is {fit.reason}"
     first, last, best = first_of(points), last_of(points), highest(points, "gold")
@@ -64,8 +67,8 @@ def gold(
 ) -> Any:
     """Gold against d, with the fitted law, and the peak with its interval where there is one.
 
-    A curve whose peak is not identified is drawn thin and dashed: it goes through the points, and
-    says no more. ``stages``: all of the run's, in order, for the hues.
+    A curve whose peak is not identified, or that does not fit, is drawn thin and dashed: it goes
+    by the points, and says no more. ``stages``: all of the run's, in order, for the hues.
     """
     points = found.points
     names = list(stages) or [found.stage]
@@ -95,7 +98,7 @@ def gold(
         *_marks(base, points, names, theme, "gold"),
     ]
     return finish(
-        alt.layer(*layers, data=points), theme, gold_words(found, level=level), height=height
+        layered(*layers, data=points), theme, gold_words(found, level=level), height=height
     )
 
 
@@ -139,7 +142,7 @@ def proxy(
         base.mark_line(strokeWidth=1.4, opacity=0.5).encode(order=alt.Order("order:Q"), color=hue),
         *_marks(base, points, names, theme, "proxy"),
     ]
-    return finish(alt.layer(*layers, data=points), theme, proxy_words(found), height=height)
+    return finish(layered(*layers, data=points), theme, proxy_words(found), height=height)
 
 
 def _gold(row: Row) -> str:

@@ -9,6 +9,7 @@ import altair as alt
 import pandas as pd
 
 from dashboards import words
+from dashboards.charts.layers import layered
 from dashboards.charts.rows import lowest, rows_of
 from dashboards.charts.size import around
 from dashboards.charts.theme import Theme, Words, finish, hue
@@ -98,6 +99,7 @@ def plane(
                 alt.Tooltip("y:Q", format=".2f", title=found.y),
             ],
         )
+        .properties(name="cells")
         .add_params(alt.selection_point(name=CELL, fields=["i", "j"]))
     )
     frame = cells[(cells["i"] == chosen[0]) & (cells["j"] == chosen[1])] if chosen else cells[:0]
@@ -110,7 +112,7 @@ def plane(
     layers += [around_it] if len(frame) else []
     said = plane_words(found, checkpoint)
     height = around(plot, said, wrap, axis_title=True, legends=2)
-    return finish(alt.layer(*layers), theme, said, height=height, wrap=wrap)
+    return finish(layered(*layers), theme, said, height=height, wrap=wrap)
 
 
 def correlation_words(pairs: pd.DataFrame, checkpoint: str) -> Words:
@@ -152,7 +154,7 @@ def correlation(
     )
     said = correlation_words(pairs, checkpoint)
     height = around(plot, said, wrap)
-    return finish(alt.layer(cells, text), theme, said, height=height, wrap=wrap)
+    return finish(layered(cells, text), theme, said, height=height, wrap=wrap)
 
 
 def shift_words(bins: pd.DataFrame, score: str, moved: Shift | None = None) -> Words:
@@ -206,7 +208,7 @@ def shift(
     )
     said = shift_words(bins, score, moved)
     height = around(plot, said, wrap, axis_title=True, legends=1)
-    return finish(alt.layer(marks, mean), theme, said, height=height, wrap=wrap)
+    return finish(layered(marks, mean), theme, said, height=height, wrap=wrap)
 
 
 def accuracy_words(rows: pd.DataFrame) -> Words:
@@ -259,7 +261,7 @@ def accuracy(
         ),
         base.mark_point(filled=True, size=90, opacity=1).encode(x=x, tooltip=tooltip),
     ]
-    return finish(alt.layer(*layers), theme, accuracy_words(rows), height=height)
+    return finish(layered(*layers), theme, accuracy_words(rows), height=height)
 
 
 _CLARITY = ("negligibly better", "slightly better", "better", "significantly better", "all")

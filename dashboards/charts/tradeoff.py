@@ -11,6 +11,7 @@ import altair as alt
 import pandas as pd
 
 from dashboards import words
+from dashboards.charts.layers import layered
 from dashboards.charts.rows import Row, first_of, last_of, rows_of
 from dashboards.charts.theme import Theme, Words, finish, stage_colour, status_shape
 from dashboards.data.changes import Shift
@@ -108,7 +109,7 @@ def tradeoff(
         *_texts(base, theme, {(label.side, label.edge) for label in labels if label.text}),
     ]
     # The data are given once: Altair converts and hashes them for each chart that has its own.
-    chart = alt.layer(*layers, data=points)
+    chart = layered(*layers, data=points)
     said = tradeoff_words(plane, level=level, rows=rows)
     return finish(chart, theme, said, height=height, width=width)
 

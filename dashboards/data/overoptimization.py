@@ -11,7 +11,7 @@ import pandas as pd
 from dashboards.data.changes import Shift, shift
 from dashboards.data.index import View
 from dashboards.data.metrics import catalogue, metrics
-from harness.overoptimization import Fit, distance, fit
+from harness.overoptimization import Fit, distance, distance_errors, fit, standard_errors
 from harness.store.kinds import PROXY_KINDS
 
 _CURVE = 200  # points of the drawn curve
@@ -80,7 +80,21 @@ def overoptimization(view: View, stage: str, gold: str = "gold.score") -> Optimi
     numbers = numbers[numbers["stage"] == stage]
     by_name = {name: numbers[numbers["metric"] == name].set_index("checkpoint") for name in names}
     points = _points(by_name[gold], by_name[kl], by_name.get(proxy))
-    fitted = fit(points["d"], points["gold"], confidence=view.level)
+    error = {
+        name: standard_errors(
+            points[f"{name}_low"].astype(float),
+            points[f"{name}_high"].astype(float),
+            confidence=view.level,
+        )
+        for name in ("gold", "kl")
+    }
+    fitted = fit(
+        points["d"],
+        points["gold"],
+        errors=error["gold"],
+        errors_of_distance=distance_errors(points["kl"], error["kl"]),
+        confidence=view.level,
+    )
     curve = pd.DataFrame(columns=["d", "gold"], dtype=float)
     if fitted.start is not None and len(points):
         d = np.linspace(0.0, float(points["d"].max()), _CURVE)
