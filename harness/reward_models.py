@@ -34,6 +34,7 @@ from harness.models import (
 from harness.normalisation import Normalisation, read_normalisation, standardised
 
 HEAD_FILE = "head.safetensors"
+_KEPT_BYTES = 128 * 2**20  # of the readers of a scorer's members, in all
 HowMembers = Literal["mean", "worst_case", "uncertainty"]
 
 
@@ -188,6 +189,7 @@ class RewardScorer:
             for entry in reward_models
             if rule.normalise == "member"
         }
+        self._readers: dict[str, Reader] = {}
         self._members: dict[str, list[tuple[str, Tensor]]] = {
             entry.name: [] for entry in reward_models
         }
@@ -233,13 +235,23 @@ class RewardScorer:
                 members = self._members[name]
                 scores = torch.empty(len(members), len(input_ids))
                 for row, (adapter, head) in enumerate(members):
-                    activate(self.model, adapter)
-                    reader = Reader(self.model)
+                    reader = self._reader(adapter)
                     for indices, whole, ends in batches:
                         hidden = reader.hidden(whole, torch.arange(len(ends)), ends)
                         scores[row, indices] = (hidden.float() @ head.T).squeeze(-1).cpu()
                 results[name] = scores
         return results
+
+    def _reader(self, adapter: str) -> Reader:
+        """Of a member, which is activated. Members do not change: small readers are kept."""
+        activate(self.model, adapter)
+        if adapter in self._readers:
+            return self._readers[adapter]
+        made = Reader(self.model)
+        held = sum(reader.bytes or 0 for reader in self._readers.values())
+        if made.bytes is not None and held + made.bytes <= _KEPT_BYTES:
+            self._readers[adapter] = made
+        return made
 
     def score(self, conversations: Sequence[Conversation]) -> dict[str, Tensor]:
         """As ``score_tokens``, of finished conversations rendered by the chat template, up to their
@@ -277,7 +289,7 @@ class RewardScorer:
         for members in self._members.values():
             for adapter, _ in members:
                 remove_adapter(self.model, adapter)
-        self._members = {}
+        self._members, self._readers = {}, {}
 
     def __enter__(self) -> Self:
         return self

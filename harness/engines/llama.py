@@ -47,6 +47,7 @@ class FusedLlama:
 
     def __init__(self, model: LlamaForCausalLM, layers: list[_Layer], head: Product) -> None:
         config: Any = model.config
+        self.bytes = sum(4 * m.in_features * m.out_features for m in _linears(model))
         self._layers = layers
         self._head = head
         self._embedding = model.model.embed_tokens.weight.detach()

@@ -33,6 +33,11 @@ class Reader:
         self._trunk = trunk(self._model) if self._fused is None else None
         self._folded = fold(self._model) if self._fused is self._trunk is None else Folded({})
 
+    @property
+    def bytes(self) -> int | None:
+        """Of the weights that it holds for itself; None where it reads the model's own."""
+        return None if self._fused is None else self._fused.bytes
+
     @torch.inference_mode()
     def hidden(self, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """The last hidden states (n, hidden), normed, at n places: (rows[i], columns[i]) each."""
