@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import ipaddress
@@ -97,6 +98,9 @@ def _load(package: ModuleType) -> None:
             importlib.import_module(f"{inner.__name__}.{found.name}")
     for name in ("sidebar", "show", "controls"):
         importlib.import_module(f"{package.__name__}.{name}")
+    # Libraries stay: without them to look through, collecting garbage does not hold a page up.
+    gc.collect()
+    gc.freeze()
 
 
 def _check_installed() -> None:

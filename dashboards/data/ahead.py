@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dashboards.data.index import View, find_runs, read_index
 from dashboards.data.metrics import catalogue
+from dashboards.data.samples import label_counts
 from dashboards.data.scores import scores
 
 _lock = threading.Lock()
@@ -41,6 +42,7 @@ def _read(view: View) -> None:
     catalogue(view)
     for name in view.sets():
         scores(view.entries(set=name))
+        label_counts(view, name)
 
 
 def _key(view: View) -> tuple[str, tuple[tuple[str, str], ...]]:

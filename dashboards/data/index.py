@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -168,32 +169,43 @@ def read_index(run: Path) -> RunIndex:
     return _index(run, tuple(_stamps(run)))
 
 
-def _stamp(path: Path) -> Stamp | None:
+def _stamp(path: str) -> Stamp | None:
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return None
-    return (str(path), found.st_mtime_ns, found.st_size)
+    return (path, found.st_mtime_ns, found.st_size)
 
 
 def _stamps(run: Path) -> Iterator[Stamp]:
-    """Every file that the index is made of, and the samples it leads to."""
-    paths = [run / name for name in _RUN_FILES]
-    for folder in _folders(run / "checkpoints"):
-        paths += [folder / "COMMIT", folder / "checkpoint.json"]
-    for checkpoint in _folders(run / "evals"):
-        for folder in _folders(checkpoint):
-            paths += [folder / name for name in ("COMMIT", MANIFEST, SUMMARY, SAMPLES)]
+    """Every file that the index is made of, and the samples it leads to.
+
+    Asked for at each step that somebody takes on a page, and thousands in a long run: hence plain
+    strings, which are made several times as fast as paths.
+    """
+    paths = [f"{run}/{name}" for name in _RUN_FILES]
+    for folder in _within(f"{run}/checkpoints"):
+        paths += [f"{folder}/COMMIT", f"{folder}/checkpoint.json"]
+    for checkpoint in _within(f"{run}/evals"):
+        for folder in _within(checkpoint):
+            paths += [f"{folder}/{name}" for name in ("COMMIT", MANIFEST, SUMMARY, SAMPLES)]
     for path in paths:
         stamp = _stamp(path)
         if stamp is not None:
             yield stamp
 
 
-def _folders(path: Path) -> list[Path]:
-    if not path.is_dir():
+def _within(path: str) -> list[str]:
+    """The folders in a folder, in the order of their names."""
+    try:
+        with os.scandir(path) as found:
+            return sorted(e.path for e in found if not e.name.startswith(".") and e.is_dir())
+    except OSError:
         return []
-    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _folders(path: Path) -> list[Path]:
+    return [Path(found) for found in _within(str(path))]
 
 
 @lru_cache(maxsize=32)
@@ -218,7 +230,7 @@ def _index(run: Path, stamps: tuple[Stamp, ...]) -> RunIndex:
     for checkpoint in _folders(run / "evals"):
         for folder in _folders(checkpoint):
             stamp = tuple(
-                s for n in ("COMMIT", MANIFEST, SUMMARY, SAMPLES) if (s := _stamp(folder / n))
+                s for n in ("COMMIT", MANIFEST, SUMMARY, SAMPLES) if (s := _stamp(f"{folder}/{n}"))
             )
             if not is_committed(folder):
                 continue

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from dashboards.data.index import EvalEntry, View
+from dashboards.data.index import EvalEntry, Split, View
 from dashboards.data.metrics import catalogue
 from dashboards.data.pairs import PAGE
-from dashboards.data.queries import query
+from dashboards.data.queries import damaged, query
 from dashboards.data.remembering import remembered
+from dashboards.data.scores import scores
 
 # Of a row's scores those by the metric looked at, which may be another for each evaluation, so that
 # sets can be searched side by side.
@@ -49,12 +51,9 @@ join (select unnest($entries) as entry, unnest($rows) as file_row_number)
 order by entry, file_row_number
 """
 _LABELS = """
-, scored as (
-    select unnest(list_filter(scores, lambda s: s.metric = $metrics[entry + 1])) as score
-    from samples where ($split = 'all' or split = $split)
-)
-select coalesce(score.label, '') as label, count(*) as n from scored group by all
-order by n desc, label
+, scored as (select entry, split, unnest(scores) as score from samples)
+select entry, split, score.metric as metric, coalesce(score.label, '') as label, count(*) as n
+from scored group by all
 """
 _COLUMNS = [
     *("checkpoint", "set", "row_id", "category", "split", "metric", "value", "label", "unscored"),
@@ -148,20 +147,25 @@ def sample_page(
     if "label" in given or verdict in _SCORED:
         given["metrics"] = metrics
     where = f" from samples where {' and '.join(conditions) or 'true'} "
-    total = _total(query(entries, "select count(*) as n" + where, given))
-    places = query(
-        entries,
-        "select entry, file_row_number" + where + _PLACES,
-        {**given, "limit": PAGE, "offset": page * PAGE},
-    )
-    if places.empty:
+    known = _known(entries, view.split, page) if {*given} <= {"split"} else None
+    if known is not None:
+        total, places = known
+    else:
+        total = _total(query(entries, "select count(*) as n" + where, given))
+        found = query(
+            entries,
+            "select entry, file_row_number" + where + _PLACES,
+            {**given, "limit": PAGE, "offset": page * PAGE},
+        )
+        places = [] if found.empty else list(found.astype(int).itertuples(index=False, name=None))
+    if not places:
         return SamplePage(pd.DataFrame(columns=_COLUMNS), total, page)
-    there = sorted({int(place) for place in places["entry"]})
+    there = sorted({place for place, _ in places})
     metrics = [metrics[place] for place in there]
     chosen = {
         "metrics": metrics,
-        "entries": [there.index(int(place)) for place in places["entry"]],
-        "rows": [int(number) for number in places["file_row_number"]],
+        "entries": [there.index(place) for place, _ in places],
+        "rows": [number for _, number in places],
     }
     entries = [entries[place] for place in there]
     frame = query(entries, _ROWS, chosen)
@@ -173,6 +177,27 @@ def sample_page(
     frame["prompt"] = [_said(messages, "user", 0) for messages in said]
     frame["reply"] = [_said(messages, "assistant", -1) for messages in said]
     return SamplePage(frame[_COLUMNS], total, page)
+
+
+def _known(
+    entries: list[EvalEntry], split: Split, page: int
+) -> tuple[int, list[tuple[int, int]]] | None:
+    """How many rows of a split there are, and where those of a page are (entry, row of its file),
+    if that is known already."""
+    found = scores(entries)
+    if any(i not in found and not damaged([entry]) for i, entry in enumerate(entries)):
+        return None
+    counts = [
+        int(found[i].rows.within(split).sum()) if i in found else 0 for i in range(len(entries))
+    ]
+    start = page * PAGE
+    places: list[tuple[int, int]] = []
+    for i, count in enumerate(counts):
+        if start < count and len(places) < PAGE:
+            rows = np.flatnonzero(found[i].rows.within(split))[start : start + PAGE - len(places)]
+            places += [(i, int(row)) for row in rows]
+        start = max(0, start - count)
+    return sum(counts), places
 
 
 @remembered(64, rows=False)
@@ -207,11 +232,29 @@ def label_counts(
     checkpoint: str | None = None,
 ) -> pd.DataFrame:
     """How often each class was seen: label, n; the commonest first."""
-    entries = view.entries(checkpoint=checkpoint, set=set or None)
-    found = query(
-        entries, _LABELS, {"metrics": _metrics(view, entries, metric), "split": view.split}
-    )
-    return found if len(found) else pd.DataFrame(columns=["label", "n"])
+    sets = [set] if set else view.sets()
+    parts = [_labels(replace(view, split="all"), name) for name in sets]
+    wanted = {name: metric or headline(view, name) for name in sets}
+    found = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    kept = found["metric"] == found["set"].map(wanted)
+    if view.split != "all":
+        kept &= found["split"] == view.split
+    if checkpoint is not None:
+        kept &= found["checkpoint"] == checkpoint
+    counts = found[kept].groupby("label")["n"].sum().reset_index()
+    return counts.sort_values(["n", "label"], ascending=[False, True], ignore_index=True)
+
+
+@remembered(64, rows=False)
+def _labels(view: View, set: str) -> pd.DataFrame:  # noqa: A002
+    """checkpoint, set, split, metric, label, n: all classes of a set in one table, so that it is
+    read once for all pages and splits."""
+    entries = view.entries(set=set)
+    found = query(entries, _LABELS)
+    if found.empty:
+        return pd.DataFrame(columns=["checkpoint", "set", "split", "metric", "label", "n"])
+    names = [entries[int(place)].checkpoint for place in found["entry"]]
+    return found.assign(checkpoint=names, set=set).drop(columns="entry")
 
 
 @remembered(64, rows=False)

@@ -343,6 +343,13 @@ def test_a_peak_is_told_with_its_interval_or_not_at_all(made: Path) -> None:
     assert len(bands) == 1
     unsure = gold_charts.gold(found, LIGHT).to_dict()
     assert not [la for la in unsure["layer"] if la["mark"].get("type") == "rect"]
+    step = fit(d, 5 + 2.0 * (d > 1.5), errors=np.full(12, 0.1))
+    assert step.misfit is not None
+    words = gold_charts.gold_words(replace(found, fit=step), level=0.95)
+    assert words.title.startswith("The law does not fit: the points are farther")
+    assert f"χ² = {step.misfit.chi_square:.3g} on 9" in words.title
+    drawn = gold_charts.gold(replace(found, fit=step), LIGHT).to_dict()
+    assert not [la for la in drawn["layer"] if la["mark"].get("type") == "rect"]
 
 
 def test_the_matrix_counts_turns() -> None:
