@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from trainers.devices import devices
+from trainers.memory import plan_stages
+from trainers.memory_advice import changed
+from trainers.model_shapes import find_shape
 from trainers.schedule_file import differences, read_schedule, read_with_source
+from trainers.schedule_stages import PpoStage
 from trainers.validation import resolve
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +61,24 @@ def test_ungated_is_the_same_training() -> None:
     # The demo saves a minute by smaller ensembles.
     members = {"stages.helpfulness.members", "stages.safety.members"}
     assert {name for name in changed if not name.startswith("gates")} == {"name"} | members
+
+
+def test_the_iterations_have_llama_2s_batch_and_fit_the_gpu_that_they_name() -> None:
+    path = ROOT / "schedules" / "llama2-iterations.yaml"
+    schedule = read_schedule(path)
+    ppo = schedule.stages[-1]
+    assert isinstance(ppo, PpoStage)
+    assert (ppo.batch, ppo.mini_batch, ppo.epochs * ppo.iterations) == (512, 64, 400)
+    shape = find_shape(str(schedule.model))
+    assert "on one GPU of 40 GB" in path.read_text(encoding="utf-8").splitlines()[0]
+    device, larger = devices(["A100 40GB", "A100 80GB"])
+    assert all(plan.peak.bytes < device.bytes for plan in plan_stages(schedule, shape, device, 512))
+    wider = changed(schedule, {"stages.v5.sample_batch": 128})
+    fits = [
+        plan_stages(wider, shape, card, 512)[-1].peak.bytes < card.bytes
+        for card in (device, larger)
+    ]
+    assert fits == [False, True]
 
 
 @pytest.mark.shared
