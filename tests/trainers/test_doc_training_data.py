@@ -10,6 +10,7 @@ import pytest
 from trainers.data import LOADERS, first_object
 from trainers.data_files import SUFFIXES
 from trainers.data_formats import FORMATS, Kind, detect_kind
+from trainers.schedule_fields import STAGE_KINDS
 
 DOC = (Path(__file__).parents[2] / "docs" / "training-data.md").read_text(encoding="utf-8")
 _HEADINGS: dict[str, Kind] = {
@@ -43,6 +44,25 @@ def test_every_format_has_its_example() -> None:
         (kind, known.name) for kind, all_of_it in FORMATS.items() for known in all_of_it
     }
     assert len(examples()) == DOC.count("```jsonl")
+
+
+def test_every_stage_is_named_with_every_field_that_it_reads() -> None:
+    table = DOC.partition("## Sources")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    named: dict[str, str] = {}
+    for row in rows:
+        stages, fields = row.strip("| ").split(" | ")
+        named |= dict.fromkeys(re.findall(r"`(\w+)`", stages), fields)
+    assert named.keys() == STAGE_KINDS.keys()
+    reading = {"data", "mix", "eval_data", "prompts", "sft_data", "instructions"}
+    for kind, model in STAGE_KINDS.items():
+        assert set(re.findall(r"`(\w+)`", named[kind])) == reading & set(model.model_fields)
+
+
+def test_the_links_lead_to_headings() -> None:
+    headings = re.findall(r"^#+ (.*)$", DOC, flags=re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", text).lower().replace(" ", "-") for text in headings}
+    assert set(re.findall(r"\]\(#([\w-]+)\)", DOC)) <= anchors
 
 
 @pytest.mark.parametrize(
