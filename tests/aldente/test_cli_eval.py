@@ -188,6 +188,34 @@ def test_a_server_is_asked_and_another_judges(
     assert json.loads(summary.read_text())["judge"]["model"] == "j"
 
 
+def test_a_consistency_set_says_how_long_the_instruction_lasts(
+    aldente: CommandLine, tmp_path: Path
+) -> None:
+    folder = tmp_path / "lasting"
+    folder.mkdir()
+    checker = {"check": "contains", "text": "ahoy"}
+    for i in range(4):
+        row = {"id": f"r{i}", "instruction": "Say ahoy.", "fillers": ["one", "two", "three"]}
+        row["probes"] = [{"turn": t, "ask": f"turn {t} of {i}", "checker": checker} for t in (1, 3)]
+        with (folder / "rows.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    card = "name: lasting\nversion: '1'\nprobe: consistency\nlanguage: en\nlicence: MIT\n"
+    (folder / "card.yaml").write_text(
+        card + "source: ours\nhigh_means: it lasts\nintended_use: tests\n"
+    )
+    arguments = ("--sets", folder, "--server-model", "p")
+    with chat_server(lambda body: says("ahoy" if len(body["messages"]) < 3 else "no")) as server:
+        result = aldente("eval", server.url, *arguments, "--out", tmp_path / "a")
+        assert result.code == 0, result.err
+        line = "lasting: half of 4 dialogues have lost the instruction: turn 3 [turn 3, turn 3]"
+        assert line in result.out
+        found = measured(aldente, server.url, *arguments, "--out", tmp_path / "b")
+        assert found["half_life"] == {"lasting": {"turn": 3, "low": 3, "high": 3, "n": 4}}
+        server.answer = lambda _: says("ahoy")
+        found = measured(aldente, server.url, *arguments, "--out", tmp_path / "c")
+        assert found["half_life"]["lasting"]["turn"] is None
+
+
 def test_without_a_judge_it_names_each_set_that_has_no_number(
     aldente: CommandLine, tiny_llama: Path, sets: Path, tmp_path: Path
 ) -> None:
