@@ -121,11 +121,7 @@ def update(
                     None
                     if demonstrations is None
                     else partial(
-                        demonstrations.backward,
-                        actor.model,
-                        number,
-                        seed=seed,
-                        accelerator=accelerator,
+                        demonstrations.backward, step=number, seed=seed, accelerator=accelerator
                     )
                 )
                 step = _policy_step(actor, batch, stage, micros, tokens, accelerator, beside)
@@ -144,7 +140,7 @@ def _policy_step(
     micros: Sequence[Tensor],
     tokens: float,
     accelerator: Accelerator,
-    beside: Callable[[], float] | None,
+    beside: Callable[[Learner], float] | None,
 ) -> dict[str, float]:
     """One optimiser step on the policy (``beside`` adds the gradient of another loss), unless it is
     already further than ``target_kl`` a token from the policy that sampled: then the gradient is
@@ -156,7 +152,7 @@ def _policy_step(
         for chosen in micros:
             totals[:4] += _policy_backward(actor, net, batch, stage, chosen, tokens)
         if beside is not None:
-            totals[4] += beside()
+            totals[4] += beside(net)
     _sum_gradients(parameters(actor.policy_optimizer), accelerator)
     totals = accelerator.reduce(totals.to(accelerator.device), "sum").cpu()
     names = ("policy_loss", "clip_share", "update_kl", "entropy", "sft_loss")

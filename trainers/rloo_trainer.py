@@ -18,6 +18,7 @@ from harness.engines.local import LocalEngine
 from harness.models import eval_mode
 from harness.reward_models import Combined, RewardScorer
 from trainers.draws import draw
+from trainers.learner import learner
 from trainers.ppo_losses import KlController, kl_k1, kl_k3, masked_mean, whiten_rewards
 from trainers.rollouts import Question, Rollout, Tokens, sample
 from trainers.schedule_stages import RlooStage
@@ -229,12 +230,13 @@ class LeaveOneOutTrainer(WeightsInPlace, RLOOTrainer):
             # Gradients are averaged over processes: their shares, made larger, add up again.
             processes = self.accelerator.num_processes
             net: Any = self.accelerator.unwrap_model(model)
-            share = replace(terms, weight=terms.weight * processes).backward(
-                net.adapters[0],
-                self.state.global_step,
-                seed=self._from.seed,
-                accelerator=self.accelerator,
-            )
+            with learner(net.adapters[0]) as policy:
+                share = replace(terms, weight=terms.weight * processes).backward(
+                    policy,
+                    self.state.global_step,
+                    seed=self._from.seed,
+                    accelerator=self.accelerator,
+                )
             total = self.accelerator.reduce(torch.tensor(share, device=self.accelerator.device))
             self._metrics["train"]["sft_loss"].append(float(total))
         return super().compute_loss(model, inputs, *args, **settings)

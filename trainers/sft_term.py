@@ -14,16 +14,15 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from harness.engines.local import eos_ids
 from harness.errors import InputError
 from harness.models import causal_model
 from trainers.data import Demonstration, Document, load_demonstrations
 from trainers.draws import draw
+from trainers.learner import Learner
 from trainers.packing import IGNORED
-from trainers.rollouts import device_of
 from trainers.schedule_stages import PpoStage, RlooStage
 from trainers.sft_rows import Example, document_examples, examples
 from trainers.stage import StageContext
@@ -39,47 +38,36 @@ class SftTerm:
     micro: int
     pad: int
 
-    def backward(
-        self, model: nn.Module, step: int, *, seed: int, accelerator: Accelerator
-    ) -> float:
-        """Add the gradient of γ · loss at the ``step``-th optimiser step, on the adapter that is
-        active; this process's share of the loss, whose sum over processes is the mean over the
+    def backward(self, net: Learner, step: int, *, seed: int, accelerator: Accelerator) -> float:
+        """Add the gradient of γ · loss at the ``step``-th optimiser step to the learner's adapter;
+        this process's share of the loss, whose sum over processes is the mean over the
         step's answer tokens."""
         chosen = [self.rows[i] for i in draw(len(self.rows), self.batch, step, seed)]
         tokens = sum(label != IGNORED for row in chosen for label in row.labels[1:])
         mine = chosen[accelerator.process_index :: accelerator.num_processes]
         total = 0.0
         for start in range(0, len(mine), self.micro):
-            loss = cross_entropy(model, mine[start : start + self.micro], pad=self.pad) / tokens
+            loss = cross_entropy(net, mine[start : start + self.micro], pad=self.pad) / tokens
             (self.weight * loss).backward()
             total += float(loss.detach())
             del loss  # and its graph with it, before the next one is made
         return total
 
 
-def cross_entropy(model: nn.Module, rows: Sequence[Example], *, pad: int) -> Tensor:
-    """The *sum* of −log π over the rows' labelled tokens, under the active adapter.
-
-    Rows are right-padded (see ``rollouts.py``); logits begin where the first label is predicted.
-    """
+def cross_entropy(net: Learner, rows: Sequence[Example], *, pad: int) -> Tensor:
+    """The *sum* of −log π over the rows' labelled tokens; rows are right-padded for it."""
     longest = max(len(row.input_ids) for row in rows)
     ids = torch.full((len(rows), longest), pad, dtype=torch.int64)
     labels = torch.full_like(ids, IGNORED)
     for place, row in enumerate(rows):
         ids[place, : len(row.input_ids)] = torch.tensor(row.input_ids)
         labels[place, : len(row.labels)] = torch.tensor(row.labels)
-    labels[:, 0] = IGNORED  # nothing predicts the first token
-    first = int((labels != IGNORED).any(0).int().argmax()) - 1
-    device = device_of(model)
-    logits = model(
-        input_ids=ids.to(device), use_cache=False, logits_to_keep=longest - first
-    ).logits[:, :-1]
-    return functional.cross_entropy(
-        logits.float().flatten(0, 1),
-        labels[:, first + 1 :].flatten().to(device),
-        ignore_index=IGNORED,
-        reduction="sum",
-    )
+    # Nothing predicts the first token.
+    at, columns = (labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+    targets = labels[at, columns + 1]
+    ids, at, columns, targets = (tensor.to(net.device) for tensor in (ids, at, columns, targets))
+    log_probs, _ = net.log_probs(ids, at, columns, targets)
+    return -log_probs.sum()
 
 
 def sft_term(ctx: StageContext, stage: PpoStage | RlooStage) -> SftTerm | None:

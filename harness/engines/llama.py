@@ -224,8 +224,12 @@ def suits(model: LlamaForCausalLM) -> bool:
         and type(model.model.embed_tokens) is nn.Embedding
         and all(
             weight.dtype == torch.float32
-            for name, weight in model.named_parameters()
-            if "norm" in name or "embed" in name
+            for weight in (
+                model.model.embed_tokens.weight,
+                model.model.norm.weight,
+                *(block.input_layernorm.weight for block in model.model.layers),
+                *(block.post_attention_layernorm.weight for block in model.model.layers),
+            )
         )
     )
 

@@ -258,13 +258,20 @@ def trunk(
     kept_bytes: int = KEPT_BYTES,
 ) -> Trunk | None:
     """The model's layers with the adapter active now, or None where this file does not compute
-    them: another model, device or precision, dropout, an adapter of another kind or elsewhere."""
+    them: another model, device or precision, dropout, a base that is trained itself, an adapter of
+    another kind or elsewhere."""
     if type(model) is not LlamaForCausalLM or not suits(model):
         return None
     for block in model.model.layers:
-        if any(not is_matrix(layer) or _drops(layer) for layer in linears(block)):
+        if any(not is_matrix(layer) or _drops(layer) or _trains(layer) for layer in linears(block)):
             return None
     return Trunk(model, recompute=recompute, merged_bytes=merged_bytes, kept_bytes=kept_bytes)
+
+
+def _trains(layer: Any) -> bool:
+    """Whether the layer's own weights are trained, which have no gradient here."""
+    base = layer.get_base_layer() if isinstance(layer, LoraLayer) else layer
+    return bool(base.weight.requires_grad)
 
 
 def _drops(layer: Any) -> bool:

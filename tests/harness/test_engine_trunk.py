@@ -183,7 +183,9 @@ def test_what_is_not_computed_here() -> None:
     assert trunk(causal_model(dropping.eval())) is not None
     assert trunk(causal_model(dropping.train())) is None
     assert trunk(causal_model(adapted(llama(), use_dora=True))) is None
-    assert trunk(causal_model(adapted(llama().to(torch.bfloat16)))) is None
+    half: Any = llama()
+    assert trunk(causal_model(adapted(half.to(torch.bfloat16)))) is None
+    assert trunk(llama().requires_grad_()) is None  # or its weights would get no gradient
     assert trunk(llama(attention_bias=True)) is None
     assert trunk(llama(hidden_act="gelu")) is None
     assert trunk(GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2))) is None

@@ -12,6 +12,7 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from trainers.draws import draw
+from trainers.learner import Learner
 from trainers.packing import IGNORED
 from trainers.sft_rows import Example
 from trainers.sft_term import SftTerm, cross_entropy
@@ -43,7 +44,7 @@ def plain_loss(model: Any, row: Example) -> torch.Tensor:
 def test_padded_rows_cost_what_they_cost_alone(trained_llama: Any, rows: Any) -> None:
     with torch.no_grad():
         expected = sum(float(plain_loss(trained_llama, row)) for row in rows)
-        got = float(cross_entropy(trained_llama, rows, pad=0))
+        got = float(cross_entropy(Learner(trained_llama, None), rows, pad=0))
     assert got == pytest.approx(expected, rel=1e-5)
 
 
@@ -53,7 +54,7 @@ def test_the_gradient_is_the_weighted_mean_over_answer_tokens(
 ) -> None:
     term = SftTerm(ROWS, weight=2.5, batch=4, micro=micro, pad=0)
     parameters = list(trained_llama.parameters())
-    loss = term.backward(trained_llama, 3, seed=1, accelerator=CPU)
+    loss = term.backward(Learner(trained_llama, None), 3, seed=1, accelerator=CPU)
     got = [parameter.grad.clone() for parameter in parameters]
     trained_llama.zero_grad()
     tokens = 3 + 2 + 2 + 1
