@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import random
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.chat import assistant
 from harness.engines.local import eos_ids
-from harness.errors import InputError
 from harness.models import causal_model
-from trainers.data import load_pairs
 from trainers.data_rows import Pair
 from trainers.packing import IGNORED
-from trainers.reward_data import mixed_counts, split
+from trainers.pair_mix import mix
 from trainers.rollouts import Tokens
 from trainers.schedule_stages import DpoStage
 from trainers.sft_rows import Example, examples
@@ -83,55 +78,11 @@ def load(ctx: StageContext, stage: DpoStage) -> DpoData:
     """The stage's pairs without what is too long; a prompt is trained on or measured on."""
     base = ctx.base()
     eos = eos_ids(causal_model(base.model), base.tokenizer)
-
-    def fitting(pairs: Sequence[Pair]) -> tuple[list[Preference], int]:
-        rows = preferences(base.tokenizer, pairs, eos=eos)
-        kept = [row for row in rows if row.longest <= stage.max_length]
-        return kept, len(rows) - len(kept)
-
-    own = load_pairs(
-        stage.data,
-        stage.data_format,
-        base_folder=Path(ctx.base_folder),
-        seed=ctx.seed("data", stage.data),
-        limit=stage.limit,
-    )
-    pairs, apart = split(own.rows, stage.held_out, seed=ctx.seed("held out"))
-    train, dropped = fitting(pairs)
-    if not train:
-        raise InputError(
-            f"no pair is left to train on: {dropped} are longer than max_length {stage.max_length}",
-            path=stage.data,
-        )
-    mixed: dict[str, int] = {}
-    missing: dict[str, int] = {}
-    for source, wanted in mixed_counts(len(train), stage.mix).items():
-        others = load_pairs(
-            source, "auto", base_folder=Path(ctx.base_folder), seed=ctx.seed("data", source)
-        )
-        rows, too_long = fitting(others.rows)
-        order = random.Random(ctx.seed("data", source)).sample(range(len(rows)), len(rows))
-        drawn = [rows[number] for number in sorted(order[:wanted])]
-        mixed[source] = len(drawn)
-        if len(drawn) < wanted:
-            missing[source] = wanted - len(drawn)
-        dropped += too_long
-        train += drawn
-    trained = {row.prompt for row in train}
-    measured, dropped_apart = fitting(apart)
-    held_out = [row for row in measured if row.prompt not in trained]
+    mixture = mix(ctx, stage, lambda pairs: preferences(base.tokenizer, pairs, eos=eos))
+    train = mixture.train
     counts = {
-        "pairs": len(train),
-        "ratings": dict(sorted(Counter(row.rating or "unrated" for row in train).items())),
-        "mixed": mixed,
-        "mix_missing": missing,
+        **mixture.counts,
         "tokens": sum(2 * len(r.prompt) + len(r.chosen) + len(r.rejected) for r in train),
         "loss_tokens": sum(len(row.chosen) + len(row.rejected) for row in train),
-        "held_out": len(held_out),
-        "seen_held_out": len(measured) - len(held_out),
-        "dropped": dropped + dropped_apart,
-        "dropped_held_out": dropped_apart,
-        "unusable": own.report.dropped,
-        "oddities": own.report.notes,
     }
-    return DpoData(train, held_out, counts)
+    return DpoData(train, mixture.held_out.rows, counts)

@@ -13,7 +13,7 @@ import pytest
 
 from harness.chat import Conversation, assistant, render, user
 from harness.errors import InputError
-from trainers import reward, reward_data
+from trainers import pair_mix, reward, reward_data
 from trainers.data_rows import Pair
 from trainers.reward_data import RewardData
 from trainers.schedule_file import parse_schedule
@@ -54,20 +54,20 @@ def test_margins_are_those_of_llama_2() -> None:
 
 def test_held_out_pairs_share_no_prompt_with_training() -> None:
     pairs = [pair(str(number // 3)) for number in range(300)]
-    train, held = reward_data.split(pairs, 0.1, seed=1)
+    train, held = pair_mix.split(pairs, 0.1, seed=1)
     assert len(held) == 30
     assert len(train) == 270
     assert not {p.prompt for p in train} & {p.prompt for p in held}
-    assert reward_data.split(pairs, 0.1, seed=1)[1] == held
-    assert reward_data.split(pairs, 0.1, seed=2)[1] != held
-    assert reward_data.split(pairs, 0.0, seed=1) == (pairs, [])
+    assert pair_mix.split(pairs, 0.1, seed=1)[1] == held
+    assert pair_mix.split(pairs, 0.1, seed=2)[1] != held
+    assert pair_mix.split(pairs, 0.0, seed=1) == (pairs, [])
 
 
 def test_a_share_of_the_mix_is_one_of_the_whole() -> None:
-    assert reward_data.mixed_counts(90, {"helpful": 0.1}) == {"helpful": 10}
-    assert reward_data.mixed_counts(50, {"a": 0.3, "b": 0.2}) == {"a": 30, "b": 20}
+    assert pair_mix.mixed_counts(90, {"helpful": 0.1}) == {"helpful": 10}
+    assert pair_mix.mixed_counts(50, {"a": 0.3, "b": 0.2}) == {"a": 30, "b": 20}
     with pytest.raises(InputError, match="less than 1"):
-        reward_data.mixed_counts(50, {"a": 0.5, "b": 0.5})
+        pair_mix.mixed_counts(50, {"a": 0.5, "b": 0.5})
 
 
 # --------------------------------------------------------------------------- a stage's data
@@ -233,8 +233,8 @@ def test_the_mixes_of_the_documentation_are_llama_2s() -> None:
     helpfulness, safety = parse_schedule(text, "doc.yaml")[0].stages
     assert isinstance(helpfulness, RewardStage)
     assert isinstance(safety, RewardStage)
-    assert set(reward_data.mixed_counts(1000, helpfulness.mix).values()) == {500}
-    assert reward_data.mixed_counts(900, safety.mix) == {"helpfulness.jsonl": 100}
+    assert set(pair_mix.mixed_counts(1000, helpfulness.mix).values()) == {500}
+    assert pair_mix.mixed_counts(900, safety.mix) == {"helpfulness.jsonl": 100}
     assert safety.eval_data["helpfulness"].limit == 500
     assert (safety.safety_weight, helpfulness.safety_weight) == (0.5, 0.0)
 
