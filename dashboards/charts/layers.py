@@ -35,6 +35,7 @@ def layered(*layers: Any, data: pd.DataFrame | None = None) -> dict[str, Any]:
         bare = layer.copy(deep=False)
         bare.data = alt.Undefined
         spec = bare.to_dict(validate=False, context={"top_level": False, "pre_transform": False})
+        spec.pop("data", None)  # Altair's word for a chart without data
         if isinstance(own, pd.DataFrame):
             spec["data"] = named(own)
         elif isinstance(own, alt.Data):

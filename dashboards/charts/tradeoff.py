@@ -229,6 +229,8 @@ def _limits(axis: Axis, name: str, points: pd.DataFrame, theme: Theme) -> list[A
     """Dashes at gates' limits (vermillion) and the pick's (quiet), labelled at the edge."""
     layers = []
     seen: set[float] = set()
+    low, high = _domain(axis, points, name)
+    last = max((limit.value for limit in axis.limits if limit.kind != "drop"), default=0.0)
     for limit in sorted(axis.limits, key=lambda of: of.source):
         if limit.kind == "drop" or limit.value in seen:
             continue
@@ -241,8 +243,14 @@ def _limits(axis: Axis, name: str, points: pd.DataFrame, theme: Theme) -> list[A
         rule = base.mark_rule(color=colour, strokeDash=dash, strokeWidth=1.4)
         text: dict[str, Any] = {"fontSize": 11.5, "color": colour}
         if name == "x":
+            # Before its line where another limit follows, which would run through the words.
+            before = limit.value < last and limit.value - low > 0.15 * (high - low)
             words_at = base.mark_text(
-                align="left", baseline="bottom", dx=5, dy=-4 - 16 * (len(seen) - 1), **text
+                align="right" if before else "left",
+                baseline="bottom",
+                dx=-5 if before else 5,
+                dy=-4 - 16 * (len(seen) - 1),
+                **text,
             )
             layers += [
                 rule.encode(x=alt.X("at:Q")),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import vl_convert
 from dashboard_runs import HOSTILE, names
 
 from dashboards.charts import compare as compare_charts
@@ -32,6 +33,7 @@ from dashboards.data.overoptimization import overoptimization
 from dashboards.data.schedule import plan
 from dashboards.data.tradeoff import default_axes
 from dashboards.data.tradeoff import tradeoff as plane_of
+from dashboards.report.images import VL_VERSION
 from harness.overoptimization import fit
 from harness.store.run import Run
 
@@ -125,6 +127,35 @@ def test_every_chart_is_valid_described_and_local(made: Path, theme: Theme) -> N
         for key, value in texts({k: v for k, v in spec.items() if k != "$schema"}):
             assert key not in ("url", "href", "loader"), name
             assert "//" not in value, name
+
+
+def named_data(spec: Any) -> Iterator[str]:
+    """The names of the data that a chart and its layers are drawn from."""
+    if isinstance(spec, dict):
+        if isinstance(spec.get("data"), dict) and "name" in spec["data"]:
+            yield spec["data"]["name"]
+        for part in spec.get("layer", []):
+            yield from named_data(part)
+
+
+def test_every_chart_draws_its_data(made: Path) -> None:
+    """As Vega draws it: a mark for every row, in every layer that has marks for rows."""
+    for name, make in every_chart(made, "sft-e001", "ppo-e003").items():
+        spec = make(LIGHT).to_dict()
+        datasets = spec.get("datasets", {})
+        assert set(named_data(spec)) == set(datasets), name
+        for layer in spec.get("layer", []):
+            there = "data" in layer or "data" in spec
+            assert there, (name, layer["mark"])
+        if name.startswith("timeline ") and not name.endswith(("false_refusal", "gold.score")):
+            continue  # drawing takes its time
+        drawn = vl_convert.vegalite_to_svg(
+            json.dumps({**spec, "width": 600}), vl_version=VL_VERSION
+        )
+        assert drawn.count('role="graphics-symbol"') + drawn.count("<text") >= 5, name
+        if name in ("tradeoff", "gold", "proxy") or name.startswith("timeline "):
+            shown = drawn.count('aria-roledescription="point"')
+            assert shown >= (6 if name.startswith(("trade", "time")) else 4), name
 
 
 def test_hostile_names_stay_data(hostile: Path) -> None:
