@@ -30,69 +30,75 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 
-from ablations_plan import ELEMENTS, MEANING, OVERRIDES, SEEDS, Element, Variant
+from ablations_plan import (
+    ELEMENTS,
+    MEANING,
+    OVERRIDES,
+    SEEDS,
+    Element,
+    Variant,
+    outcome_file,
+)
 from ablations_verdicts import CONFIDENCE, Difference, difference, verdict
 
 from harness.store.atomic import write_text
 
 HERE = Path(__file__).resolve().parent
-SHARED = "shared"  # the part of a seed that comes before its elements
-# In this order; what Ghost Attention does is known from three other seeds (ghost_attention.py).
-ORDER = ("kl", "margin", "keep-earlier", "sft-term", "ensemble", "ghost-attention")
-SHARES_BASELINE = ("kl", "sft-term", "ensemble")
+SHARED = "shared"  # the part of a seed that comes before its arms
 Values = dict[int, dict[str, dict[str, float]]]  # seed -> arm -> outcome -> value
 
 
 # --------------------------------------------------------------------------- running
 
 
-def work(runs: Path, seed: int, element: str) -> None:
-    """One element of one seed, in this process."""
+def work(runs: Path, seed: int, arm: str) -> None:
+    """One arm of one seed, in this process."""
     import torch
     from ablations_outcomes import Seed
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    arms = Seed(runs, seed)
-    if element == SHARED:
-        arms.train_shared()
+    if arm == SHARED:
+        Seed(runs, seed).train_shared()
     else:
-        arms.run(element)
+        Seed(runs, seed).run(arm)
 
 
-def start(runs: Path, seed: int, element: str, threads: int) -> int:
+def start(runs: Path, seed: int, arm: str, threads: int) -> int:
     """The same in a process of its own; its exit code."""
     command = [sys.executable, str(Path(__file__).resolve()), "--runs", str(runs)]
-    command += ["--work", str(seed), element]
+    command += ["--work", str(seed), arm]
     environment = dict(os.environ, OMP_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM="false")
-    with (runs / f"{seed}-{element}.log").open("ab") as log:
+    with (runs / f"{seed}-{arm}.log").open("ab") as log:
         code = subprocess.run(command, env=environment, stdout=log, stderr=log, check=False)
-    now = f"{datetime.now(UTC):%H:%M:%S}"
-    print(f"{now} {seed} {element}: exit {code.returncode}", flush=True)
+    print(f"{datetime.now(UTC):%H:%M:%S} {seed} {arm}: exit {code.returncode}", flush=True)
     return code.returncode
 
 
 def run(runs: Path, seeds: Sequence[int], elements: Sequence[str], jobs: int, threads: int) -> None:
-    """Every seed's shared part, then every element of every seed."""
+    """Every seed's shared part, then every arm of the elements on every seed, an arm at a time."""
+    chosen = [element.arms for element in ELEMENTS if element.name in elements]
+    # Every element's first variant before any second one.
+    arms = dict.fromkeys(arm for turn in zip_longest(*chosen) for arm in turn if arm is not None)
+    missing = [
+        (seed, arm) for arm in arms for seed in seeds if not outcome_file(runs, seed, arm).is_file()
+    ]
     with ThreadPoolExecutor(jobs) as pool:
+        shared = {
+            seed: pool.submit(start, runs, seed, SHARED, threads)
+            for seed in dict.fromkeys(seed for seed, _ in missing)
+        }
 
-        def part(seed: int, element: str, after: Future[int] | None = None) -> Future[int]:
-            def wait_and_start() -> int:
-                if after is not None:  # submitted before, so it is running or done
-                    after.result()
-                return start(runs, seed, element, threads)
+        def after_shared(seed: int, arm: str) -> int:
+            shared[seed].result()  # submitted before, so it is running or done
+            return start(runs, seed, arm, threads)
 
-            return pool.submit(wait_and_start)
-
-        before = {seed: part(seed, SHARED) for seed in seeds}
-        for element in sorted(elements, key=ORDER.index):
-            for seed in seeds:
-                begun = part(seed, element, before[seed])
-                if element in SHARES_BASELINE:  # in turn: they have an arm in common
-                    before[seed] = begun
+        for seed, arm in missing:
+            pool.submit(after_shared, seed, arm)
 
 
 # --------------------------------------------------------------------------- the table
@@ -105,7 +111,7 @@ def read(runs: Path, seeds: Sequence[int]) -> Values:
         found[seed] = {}
         for element in ELEMENTS:
             for arm in element.arms:
-                path = runs / "outcomes" / f"{seed}-{arm}.json"
+                path = outcome_file(runs, seed, arm)
                 if path.is_file():
                     found[seed][arm] = json.loads(path.read_text(encoding="utf-8"))
     return found
@@ -274,13 +280,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads a process")
     parser.add_argument("--report-only", action="store_true")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "ablations.md")
-    parser.add_argument("--work", nargs=2, metavar=("SEED", "ELEMENT"), help=argparse.SUPPRESS)
+    parser.add_argument("--work", nargs=2, metavar=("SEED", "ARM"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     runs = options.runs.resolve()
     runs.mkdir(parents=True, exist_ok=True)
     if options.work:
-        seed, element = options.work
-        work(runs, int(seed), element)
+        seed, arm = options.work
+        work(runs, int(seed), arm)
         return
     if not options.report_only:
         run(runs, options.seeds, options.elements, options.jobs, options.threads)

@@ -6,9 +6,7 @@ again as long as that file is there.
 
 from __future__ import annotations
 
-import json
 import statistics
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from ablations_plan import (
     ROUNDS,
     TURNS,
     WITH_GATT,
+    outcome_file,
 )
 from ablations_rewards import compared, retention
 from ablations_runs import GHOST, UNGATED, Trained, resolved, train
@@ -47,17 +46,9 @@ class Seed:
     """The arms of one training seed."""
 
     def __init__(self, runs: Path, seed: int) -> None:
+        self.base = runs
         self.runs = runs / str(seed)
-        self.outcomes = runs / "outcomes"
         self.seed = seed
-
-    def file(self, arm: str) -> Path:
-        return self.outcomes / f"{self.seed}-{arm}.json"
-
-    def read(self, arm: str) -> Outcomes:
-        """An arm's outcomes; empty if it has not been run."""
-        path = self.file(arm)
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
     def train_shared(self) -> None:
         """Fine-tuning, both reward models and one round of rejection sampling: once a seed."""
@@ -68,19 +59,17 @@ class Seed:
         """What ``train_shared`` left; read only, so that several elements can be at work."""
         return Run.open(self.runs / "shared")
 
-    def run(self, element: str) -> None:
-        """Every arm of an element that is not done."""
-        of = next(each for each in ELEMENTS if each.name == element)
-        for arm in of.arms:
-            if not self.file(arm).is_file():
-                found = self._measure(element)(arm)
-                self.outcomes.mkdir(parents=True, exist_ok=True)
-                write_json(self.file(arm), found)
-                print(f"{datetime.now(UTC):%H:%M:%S} {self.seed} {arm}: done", flush=True)
-
-    def _measure(self, element: str) -> Callable[[str], Outcomes]:
+    def run(self, arm: str) -> None:
+        """Train an arm and measure its outcomes, if that is not done."""
+        path = outcome_file(self.base, self.seed, arm)
+        if path.is_file():
+            return
         kinds = {"margin": self.margin, "keep-earlier": self.rounds, "ghost-attention": self.ghost}
-        return kinds.get(element, self.ppo)
+        element = next(each.name for each in ELEMENTS if arm in each.arms)
+        found = kinds.get(element, self.ppo)(arm)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, found)
+        print(f"{datetime.now(UTC):%H:%M:%S} {self.seed} {arm}: done", flush=True)
 
     # ----------------------------------------------------------------------- PPO
 

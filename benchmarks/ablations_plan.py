@@ -9,6 +9,7 @@ variant − baseline; the others are looked at without a claim.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ablations_verdicts import Direction
 
@@ -62,6 +63,11 @@ OVERRIDES: dict[str, tuple[str, ...]] = {
         "stages.ppo.kl_horizon=128",
     ),
 }
+
+
+def outcome_file(runs: Path, seed: int, arm: str) -> Path:
+    """Where an arm's outcomes are written when it is done."""
+    return runs / "outcomes" / f"{seed}-{arm}.json"
 
 
 @dataclass(frozen=True)
