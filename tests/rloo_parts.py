@@ -14,6 +14,7 @@ from harness.adapters import activate, adapter_weights, save_adapter
 from harness.reward_models import Combined
 from trainers import rloo
 from trainers.lora import place_policy
+from trainers.policy_epochs import Epoch
 from trainers.rloo_trainer import LeaveOneOutTrainer
 from trainers.rollouts import Question
 from trainers.trl_epoch import borrowed
@@ -76,7 +77,7 @@ def trainer_of(ctx: Any, stack: ExitStack, folder: Path) -> LeaveOneOutTrainer:
     patch.setattr(rloo, "RewardScorer", lambda *a, **k: _Open(ByLength()))
     try:
         beside = rloo._demonstrations(ctx, ctx.stage)
-        rloo._train_epoch(ctx, ctx.stage, model, questions, 1, folder, None, beside)
+        rloo._train_epoch(ctx, ctx.stage, model, questions, Epoch(1, None, folder, False), beside)
     except KeyboardInterrupt:
         pass
     finally:

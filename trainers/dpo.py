@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,11 +21,12 @@ from trl import DPOConfig, DPOTrainer
 from harness.adapters import activate, using
 from harness.engines.merged import merged_linears
 from trainers.dpo_data import DpoData, Preference, load
-from trainers.lora import place_policy, save_policy
+from trainers.lora import save_policy
+from trainers.policy_epochs import Epoch, Train, policy_epochs
 from trainers.policy_net import PolicyNet, reference_adapter
 from trainers.rollouts import Replies, measured_log_probs
 from trainers.schedule_stages import DpoStage
-from trainers.stage import POLICY, Checkpoint, StageContext, intact
+from trainers.stage import POLICY, Checkpoint, StageContext
 from trainers.trl_epoch import (
     Plan,
     RowsWeighed,
@@ -156,45 +156,25 @@ def checkpoints(ctx: StageContext) -> Iterator[Checkpoint]:
     """The policy after each epoch, the committed ones first; epoch 0 is the stage's start."""
     stage = ctx.stage
     assert isinstance(stage, DpoStage)
-    previous: Checkpoint | None = None
-    for previous in ctx.committed():
-        yield previous
-    if previous is None:
 
-        def untrained(folder: Path) -> dict[str, Any]:
-            save_policy(ctx, place_policy(ctx, ctx.start, stage.lora), folder)
-            return {}
+    def prepare() -> Train:
+        data = load(ctx, stage)
+        plan = _plan(ctx, stage, data.train)
+        known: list[LogProbs] = []  # the reference's: of the training pairs, of those held out
 
-        previous = ctx.commit(0, untrained)
-        yield previous
-    if previous.epoch >= stage.epochs:
-        return
-    data = load(ctx, stage)
-    plan = _plan(ctx, stage, data.train)
-    known: list[LogProbs] = []  # the reference's: of the training pairs, of those held out
-    for epoch in range(previous.epoch + 1, stage.epochs + 1):
-
-        def train(folder: Path, before: Checkpoint = previous, epoch: int = epoch) -> Any:
-            model = place_policy(ctx, intact(before.folder), stage.lora)
+        def train(model: PeftModel, epoch: Epoch) -> dict[str, Any]:
             if not known:
                 known.extend(_reference(ctx, model, data))
-            scalars = _train_epoch(
-                ctx,
-                stage,
-                model,
-                dataset(data.train, known[0]),
-                plan,
-                folder,
-                resume=before.folder / "trainer" if before.epoch else None,
-                keep_state=epoch < stage.epochs,
-            )
-            save_policy(ctx, model, folder)
+            rows = dataset(data.train, known[0])
+            scalars = _train_epoch(ctx, stage, model, rows, plan, epoch)
+            save_policy(ctx, model, epoch.folder)
             pad = int(ctx.base().tokenizer.pad_token_id)
             policy = measure(model, POLICY, data.held_out, pad=pad)
             return {**scalars, **held_out_scalars(policy, known[1], stage.beta), **data.counts}
 
-        previous = ctx.commit(epoch, train)
-        yield previous
+        return train
+
+    return policy_epochs(ctx, stage, prepare)
 
 
 def _reference(ctx: StageContext, model: PeftModel, data: DpoData) -> list[LogProbs]:
@@ -209,10 +189,7 @@ def _train_epoch(
     model: PeftModel,
     rows: Dataset,
     plan: Plan,
-    folder: Path,
-    *,
-    resume: Path | None,
-    keep_state: bool,
+    epoch: Epoch,
 ) -> dict[str, float]:
     """One epoch on the policy, in place; its scalars."""
     activate(model, POLICY)
@@ -223,7 +200,9 @@ def _train_epoch(
         trainer = PreferenceTrainer(
             PolicyNet(model),
             args=DPOConfig(
-                **plan.among(ctx.team.size).arguments(folder, on_cpu=model.device.type == "cpu"),
+                **plan.among(ctx.team.size).arguments(
+                    epoch.folder, on_cpu=model.device.type == "cpu"
+                ),
                 **loss_settings(stage),
                 disable_dropout=False,
                 pad_to_multiple_of=None,
@@ -235,11 +214,11 @@ def _train_epoch(
             trainer,
             passes=plan.passes,
             start_training=lambda: activate(model, POLICY, train=True),
-            resume=resume,
+            resume=epoch.resume,
             log=lambda values: ctx.log(_named(values)),
         )
-        if keep_state:
-            save_state(trainer, folder / "trainer")
+        if epoch.keep_state:
+            save_state(trainer, epoch.state)
     activate(model, POLICY)
     return _named(scalars)
 

@@ -31,7 +31,8 @@ from harness.adapters import activate
 from harness.engines.local import LocalEngine
 from harness.reward_models import RewardScorer, Rule
 from trainers.data import load_prompts
-from trainers.lora import place_policy, save_policy
+from trainers.lora import save_policy
+from trainers.policy_epochs import Epoch, Train, policy_epochs
 from trainers.policy_net import PolicyNet, ReferenceNet, reference_adapter
 from trainers.ppo_losses import KlController
 from trainers.rloo_trainer import LeaveOneOutTrainer, Rollouts
@@ -39,7 +40,7 @@ from trainers.rollouts import Question
 from trainers.schedule_stages import RlooStage
 from trainers.sft_rows import encode
 from trainers.sft_term import SftTerm, sft_term
-from trainers.stage import POLICY, Checkpoint, StageContext, intact
+from trainers.stage import POLICY, Checkpoint, StageContext
 from trainers.trl_epoch import Plan, borrowed, micro_batch, run_epoch, save_state
 
 if TYPE_CHECKING:
@@ -65,38 +66,22 @@ def checkpoints(ctx: StageContext) -> Iterator[Checkpoint]:
     """The policy after each epoch, the committed ones first; epoch 0 is the stage's start."""
     stage = ctx.stage
     assert isinstance(stage, RlooStage)
-    previous: Checkpoint | None = None
-    for previous in ctx.committed():
-        yield previous
-    if previous is None:
 
-        def untrained(folder: Path) -> dict[str, Any]:
-            save_policy(ctx, place_policy(ctx, ctx.start, stage.lora), folder)
-            return {}
+    def prepare() -> Train:
+        prompts = load_prompts(
+            stage.prompts, base_folder=Path(ctx.base_folder), seed=ctx.seed("prompts")
+        )
+        asked = encode(ctx.base().tokenizer, [p.messages for p in prompts.rows], reply_next=True)
+        questions = [
+            Question(prompt.id, tuple(ids), prompt.safety)
+            for prompt, ids in zip(prompts.rows, asked, strict=True)
+        ]
+        demonstrations = _demonstrations(ctx, stage)
+        return lambda model, epoch: _train_epoch(
+            ctx, stage, model, questions, epoch, demonstrations
+        )
 
-        previous = ctx.commit(0, untrained)
-        yield previous
-    if previous.epoch >= stage.epochs:
-        return
-    prompts = load_prompts(
-        stage.prompts, base_folder=Path(ctx.base_folder), seed=ctx.seed("prompts")
-    )
-    tokenizer = ctx.base().tokenizer
-    asked = encode(tokenizer, [p.messages for p in prompts.rows], reply_next=True)
-    questions = [
-        Question(prompt.id, tuple(ids), prompt.safety)
-        for prompt, ids in zip(prompts.rows, asked, strict=True)
-    ]
-    demonstrations = _demonstrations(ctx, stage)
-    for epoch in range(previous.epoch + 1, stage.epochs + 1):
-
-        def train(folder: Path, before: Checkpoint = previous, epoch: int = epoch) -> Any:
-            model = place_policy(ctx, intact(before.folder), stage.lora)
-            resume = before.folder / "trainer" if before.epoch else None
-            return _train_epoch(ctx, stage, model, questions, epoch, folder, resume, demonstrations)
-
-        previous = ctx.commit(epoch, train)
-        yield previous
+    return policy_epochs(ctx, stage, prepare)
 
 
 def _train_epoch(
@@ -104,16 +89,14 @@ def _train_epoch(
     stage: RlooStage,
     model: PeftModel,
     questions: Sequence[Question],
-    epoch: int,
-    folder: Path,
-    resume: Path | None,
+    epoch: Epoch,
     demonstrations: SftTerm | None = None,
 ) -> dict[str, float]:
-    """An epoch on the policy, written into ``folder``; its scalars."""
+    """An epoch on the policy, written into its folder; its scalars."""
     tokenizer = ctx.base().tokenizer
-    controller = _controller(stage, resume)
+    controller = _controller(stage, epoch.resume)
     plan = _plan(ctx, stage, questions).among(ctx.team.size)
-    arguments = plan.arguments(folder, on_cpu=model.device.type == "cpu")
+    arguments = plan.arguments(epoch.folder, on_cpu=model.device.type == "cpu")
     del arguments["max_length"]  # of data, which these are not
     with (
         borrowed(model, gradient_checkpointing=stage.gradient_checkpointing),
@@ -155,17 +138,17 @@ def _train_epoch(
             trainer,
             passes=1,
             start_training=lambda: activate(model, POLICY, train=True),
-            resume=resume,
-            log=_Log(ctx.log, trainer, epoch, steps),
+            resume=epoch.resume,
+            log=_Log(ctx.log, trainer, epoch.number, steps),
         )
-        if epoch < stage.epochs:
-            save_state(trainer, folder / "trainer")
+        if epoch.keep_state:
+            save_state(trainer, epoch.state)
             state = json.dumps({"beta": controller.beta}) + "\n"
-            (folder / "trainer" / _CONTROLLER).write_text(state, encoding="utf-8")
+            (epoch.state / _CONTROLLER).write_text(state, encoding="utf-8")
     activate(model, POLICY)
-    save_policy(ctx, model, folder)
+    save_policy(ctx, model, epoch.folder)
     lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in trainer.rollouts]
-    (folder / _ROLLOUTS).write_text("".join(lines), encoding="utf-8")
+    (epoch.folder / _ROLLOUTS).write_text("".join(lines), encoding="utf-8")
     return {**_means(trainer.history), **_of_update(scalars), "step": scalars["step"]}
 
 

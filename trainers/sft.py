@@ -21,11 +21,12 @@ from harness.engines.local import eos_ids
 from harness.errors import InputError
 from harness.models import causal_model
 from trainers.data import Demonstration, Document, load_demonstrations
-from trainers.lora import place_policy, save_policy
+from trainers.lora import save_policy
 from trainers.packing import IGNORED, PackedCollator, pack
+from trainers.policy_epochs import Epoch, Train, policy_epochs
 from trainers.schedule_stages import SftStage
 from trainers.sft_rows import Example, document_examples, examples
-from trainers.stage import POLICY, Checkpoint, StageContext, intact
+from trainers.stage import POLICY, Checkpoint, StageContext
 from trainers.trl_epoch import Plan, WeightsInPlace, borrowed, micro_batch, run_epoch, save_state
 
 if TYPE_CHECKING:
@@ -153,41 +154,27 @@ def checkpoints(ctx: StageContext) -> Iterator[Checkpoint]:
     stage begins with its untrained policy as epoch 0."""
     stage = ctx.stage
     assert isinstance(stage, SftStage)
-    previous: Checkpoint | None = None
-    for previous in ctx.committed():
-        yield previous
-    if previous is None and ctx.first_policy_stage:
-        model = place_policy(ctx, ctx.start, stage.lora)
 
-        def untrained(folder: Path, model: PeftModel = model) -> dict[str, Any]:
-            save_policy(ctx, model, folder)
-            return {}
+    def prepare() -> Train:
+        data, counts = _data(ctx, stage)
+        training = Training(_plan(ctx, stage, data), stage.packing, stage.gradient_checkpointing)
 
-        previous = ctx.commit(0, untrained)
-        yield previous
-    if previous is not None and previous.epoch >= stage.epochs:
-        return
-    data, counts = _data(ctx, stage)
-    training = Training(_plan(ctx, stage, data), stage.packing, stage.gradient_checkpointing)
-    for epoch in range(previous.epoch + 1 if previous else 1, stage.epochs + 1):
-
-        def train(folder: Path, before: Checkpoint | None = previous, epoch: int = epoch) -> Any:
-            start = intact(before.folder) if before else ctx.start
-            model = place_policy(ctx, start, stage.lora)
+        def train(model: PeftModel, epoch: Epoch) -> dict[str, Any]:
             scalars = train_epoch(
                 ctx,
                 model,
                 data,
                 training,
-                staging=folder,
-                resume=before.folder / "trainer" if before and before.epoch else None,
-                keep_state=epoch < stage.epochs,
+                staging=epoch.folder,
+                resume=epoch.resume,
+                keep_state=epoch.keep_state,
             )
-            save_policy(ctx, model, folder)
+            save_policy(ctx, model, epoch.folder)
             return {**scalars, **counts}
 
-        previous = ctx.commit(epoch, train)
-        yield previous
+        return train
+
+    return policy_epochs(ctx, stage, prepare, untrained=ctx.first_policy_stage)
 
 
 def _data(ctx: StageContext, stage: SftStage) -> tuple[Dataset, dict[str, Any]]:

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 import trl.trainer.dpo_trainer
+from killing import again, killed
+from leaving import left_as_it_was
 
 from harness.adapters import adapter_hash, adapter_weights, hash_file, read_weights
 from harness.models import causal_model
@@ -22,8 +20,7 @@ from harness.store.commit import verify
 from trainers import dpo
 from trainers.dpo_data import load
 from trainers.lora import place_policy
-
-ROOT = Path(__file__).parents[2]
+from trainers.policy_epochs import Epoch
 
 
 @pytest.fixture
@@ -158,9 +155,7 @@ def test_epoch_by_epoch_is_bit_equal_to_one_run_of_trl(tmp_path: Path, made: Any
             model,
             dpo.dataset(data.train, known),
             dpo._plan(ctx, ctx.stage, data.train),
-            tmp_path / "out",
-            resume=None,
-            keep_state=False,
+            Epoch(2, None, tmp_path / "out", False),
         )
     assert adapter_hash(model, "policy") == hash_file(last.folder)
 
@@ -189,25 +184,8 @@ def test_the_base_comes_back_as_it_was_and_is_the_only_one(
 
     monkeypatch.setattr(trl.trainer.dpo_trainer, "create_model_from_path", another)
     ctx = made(tmp_path / "run", epochs=1, gradient_checkpointing=True)
-    inner = causal_model(ctx.base().model)
-
-    def state() -> Any:
-        weights = {
-            name.replace(".base_layer", ""): tensor.detach().clone()
-            for name, tensor in inner.named_parameters()
-            if "lora" not in name
-        }
-        config, generation = inner.config.to_dict(), inner.generation_config.to_dict()
-        return weights, (config, generation, "forward" in vars(inner), inner.training)
-
-    weights, before = state()
-    list(dpo.checkpoints(ctx))
-    after, rest = state()
-    assert rest == before
-    assert after.keys() == weights.keys()
-    assert all(torch.equal(after[name], weights[name]) for name in weights)
-    assert not any(p.requires_grad or p.grad is not None for p in inner.parameters())
-    assert not any(module.training for module in inner.modules())
+    with left_as_it_was(causal_model(ctx.base().model)):
+        list(dpo.checkpoints(ctx))
     assert set(ctx.base().model.peft_config) == {"policy"}
 
 
@@ -275,17 +253,7 @@ def test_kill_9_and_the_same_call_again_leave_the_same_bytes(
     (tmp_path / "schedule.json").write_text(ctx.schedule.model_dump_json())
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "schedule.json"), str(tmp_path / "b")]
     command.append(str(models[0]))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment |= {"PYTHONDONTWRITEBYTECODE": "1"}
-    victim = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert victim.stdout is not None
-    assert [victim.stdout.readline() for _ in range(2)] == ["dpo-e000\n", "dpo-e001\n"]
-    time.sleep(0.05)  # somewhere in epoch 2
-    victim.send_signal(signal.SIGKILL)
-    victim.wait()
-    victim.stdout.close()
+    killed(command, after=["dpo-e000\n", "dpo-e001\n"], seconds=0.05)  # in epoch 2
     assert not (tmp_path / "b" / "checkpoints" / "dpo-e003").exists()
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    again(command)
     assert [digest(c.folder) for c in dpo.checkpoints(made(tmp_path / "b"))] == straight

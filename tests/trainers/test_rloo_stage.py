@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +11,15 @@ from typing import Any
 import pytest
 import torch
 import trl.trainer.rloo_trainer
+from killing import again, killed
+from leaving import left_as_it_was
 
 from harness.adapters import adapter_hash, hash_file, read_weights
 from harness.models import causal_model
 from trainers import ppo, rloo
 from trainers.lora import place_policy
+from trainers.policy_epochs import Epoch
 from trainers.rloo_trainer import LeaveOneOutTrainer
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -231,7 +228,7 @@ def test_epoch_by_epoch_is_bit_equal_to_one_run_of_trl(
     )
     questions = [Question(p.id, engine.tokenize(p.messages), p.safety) for p in rows.rows]
     (tmp_path / "out").mkdir()
-    rloo._train_epoch(ctx, ctx.stage, model, questions, 2, tmp_path / "out", None)
+    rloo._train_epoch(ctx, ctx.stage, model, questions, Epoch(2, None, tmp_path / "out", False))
     assert seen == by_epochs
     assert adapter_hash(model, "policy") == hash_file(last.folder)
 
@@ -271,25 +268,8 @@ def test_the_base_comes_back_as_it_was_and_is_the_only_one(
 
     monkeypatch.setattr(trl.trainer.rloo_trainer, "create_model_from_path", another)
     ctx = made(tmp_path / "run", epochs=1, gradient_checkpointing=True)
-    inner = causal_model(ctx.base().model)
-
-    def state() -> Any:
-        weights = {
-            name.replace(".base_layer", ""): tensor.detach().clone()
-            for name, tensor in inner.named_parameters()
-            if "lora" not in name
-        }
-        config, generation = inner.config.to_dict(), inner.generation_config.to_dict()
-        return weights, (config, generation, "forward" in vars(inner), inner.training)
-
-    weights, before = state()
-    list(rloo.checkpoints(ctx))
-    after, rest = state()
-    assert rest == before
-    assert after.keys() == weights.keys()
-    assert all(torch.equal(after[name], weights[name]) for name in weights)
-    assert not any(p.requires_grad or p.grad is not None for p in inner.parameters())
-    assert not any(module.training for module in inner.modules())
+    with left_as_it_was(causal_model(ctx.base().model)):
+        list(rloo.checkpoints(ctx))
     assert set(ctx.base().model.peft_config) == {"policy"}  # neither reference nor reward models
 
 
@@ -388,18 +368,8 @@ def test_kill_9_and_the_same_call_again_leave_the_same_bytes(
     members = json.dumps([[r.name, [str(m) for m in r.members]] for r in rewards])
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "schedule.json"), str(tmp_path / "b")]
     command += [str(start), members]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment |= {"PYTHONDONTWRITEBYTECODE": "1"}
-    victim = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert victim.stdout is not None
-    assert [victim.stdout.readline() for _ in range(2)] == ["rloo-e000\n", "rloo-e001\n"]
-    time.sleep(0.1)  # somewhere in epoch 2
-    victim.send_signal(signal.SIGKILL)
-    victim.wait()
-    victim.stdout.close()
+    killed(command, after=["rloo-e000\n", "rloo-e001\n"], seconds=0.1)  # in epoch 2
     assert not (tmp_path / "b" / "checkpoints" / "rloo-e003").exists()
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    again(command)
     found = [digest(c.folder) for c in rloo.checkpoints(made(tmp_path / "b", **steered))]
     assert found == straight

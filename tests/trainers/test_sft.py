@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from killing import again, killed
+from leaving import left_as_it_was
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -36,7 +34,6 @@ from trainers.packing import IGNORED, PackedCollator
 from trainers.schedule_stages import Lora, Optimizer
 from trainers.trl_epoch import Plan, borrowed, micro_batch, run_epoch
 
-ROOT = Path(__file__).parents[2]
 CHAT: Conversation = (
     system("be brief"),
     user("one?"),
@@ -312,22 +309,8 @@ def test_trainables_are_float32_and_move_at_the_learning_rate_of_rlhf(
 
 def test_the_base_comes_back_as_it_was(tmp_path: Path, context: Any) -> None:
     ctx = context(tmp_path / "run", [stage(tmp_path, gradient_checkpointing=True)])
-    inner = causal_model(ctx.base().model)
-
-    def state() -> Any:
-        weights = {n: p.detach().clone() for n, p in inner.named_parameters() if "lora" not in n}
-        config, generation = inner.config.to_dict(), inner.generation_config.to_dict()
-        return weights, config, generation, "forward" in vars(inner), inner.training
-
-    weights, *others = state()
-    list(sft.checkpoints(ctx))
-    after, *others_after = state()
-    # Once peft has wrapped a layer, its weight is called base_layer.weight.
-    after = {name.replace(".base_layer", ""): tensor for name, tensor in after.items()}
-    assert others == others_after
-    assert after.keys() == weights.keys()
-    assert all(torch.equal(after[name], weights[name]) for name in weights)
-    assert not any(p.requires_grad or p.grad is not None for p in inner.parameters())
+    with left_as_it_was(causal_model(ctx.base().model)):
+        list(sft.checkpoints(ctx))
 
 
 def test_gradient_checkpointing_changes_no_gradient(tmp_path: Path, context: Any) -> None:
@@ -390,18 +373,8 @@ def test_kill_9_and_the_same_call_again_leave_the_same_bytes(
     ctx = context(tmp_path / "b", stages)
     (tmp_path / "schedule.json").write_text(ctx.schedule.model_dump_json())
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "schedule.json"), str(tmp_path / "b")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    environment |= {"PYTHONDONTWRITEBYTECODE": "1"}
-    victim = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    assert victim.stdout is not None
-    assert [victim.stdout.readline() for _ in range(2)] == ["sft-e000\n", "sft-e001\n"]
-    time.sleep(0.05)  # somewhere in epoch 2
-    victim.send_signal(signal.SIGKILL)
-    victim.wait()
-    victim.stdout.close()
+    killed(command, after=["sft-e000\n", "sft-e001\n"], seconds=0.05)  # in epoch 2
     assert not (tmp_path / "b" / "checkpoints" / "sft-e003").exists()
-    subprocess.run(command, env=environment, check=True, capture_output=True)
+    again(command)
     folders = [c.folder for c in sft.checkpoints(context(tmp_path / "b", stages))]
     assert [digest(f) for f in folders] == [digest(f) for f in straight]
