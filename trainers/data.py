@@ -108,7 +108,16 @@ def load_demonstrations(
 ) -> Loaded[Demonstration] | Loaded[Document]:
     """Conversations to imitate, or (format ``text``) documents, all of one type. ``limit`` rows are
     drawn by ``seed``, in their order."""
-    return _load(source, data_format, DEMONSTRATIONS, base_folder, seed, limit, lambda row: None)
+    return _load(
+        source,
+        data_format,
+        DEMONSTRATIONS,
+        base_folder,
+        seed,
+        limit,
+        lambda row: None,
+        Demonstration,
+    )
 
 
 def load_pairs(
@@ -128,6 +137,7 @@ def load_pairs(
         seed,
         limit,
         lambda pair: "identical replies" if pair.chosen == pair.rejected else None,
+        Pair,
     )
 
 
@@ -140,7 +150,7 @@ def load_prompts(
     limit: int | None = None,
 ) -> Loaded[Prompt]:
     """Prompts with their safety tag. A row without an id is called by its number, from 1."""
-    loaded = _load(source, data_format, PROMPTS, base_folder, seed, None, lambda row: None)
+    loaded = _load(source, data_format, PROMPTS, base_folder, seed, None, lambda row: None, Prompt)
     rows = tuple(
         prompt if prompt.id else Prompt(str(n), prompt.messages, prompt.safety, prompt.category)
         for n, prompt in enumerate(loaded.rows, 1)
@@ -244,6 +254,16 @@ LOADERS: Mapping[Kind, Callable[..., Loaded[Any]]] = {
 }
 
 
+# What rows are called, and the pocket world's sources of them.
+_OF_TYPE: Mapping[type, tuple[str, str]] = {
+    Demonstration: ("demonstrations", "pocket/demonstrations"),
+    Pair: ("preference pairs", "pocket/helpful | pocket/safe"),
+    Prompt: ("prompts", "pocket/prompts"),
+    Dialogue: ("dialogues", "pocket/dialogues"),
+    Instruction: ("instructions", "pocket/instructions"),
+}
+
+
 def _load(
     source: str,
     data_format: str,
@@ -252,13 +272,13 @@ def _load(
     seed: int,
     limit: int | None,
     drop: Callable[[Any], str | None],
-    row_type: type | None = None,
+    row_type: type,
 ) -> Loaded[Any]:
     if source.startswith("pocket/"):
         rows: list[Any] = list(_pocket(source, base_folder, seed))
-        if row_type is not None and not all(isinstance(row, row_type) for row in rows):
-            what = f"{row_type.__name__.lower()}s"
-            raise InputError(f"these are no {what}", path=source, expected=f"pocket/{what}")
+        if not all(isinstance(row, row_type) for row in rows):
+            what, names = _OF_TYPE[row_type]
+            raise InputError(f"these are no {what}", path=source, expected=names)
         places = [Place(source, number) for number in range(1, len(rows) + 1)]
         notes, used, read = Counter[str](), "pocket", len(rows)
     else:

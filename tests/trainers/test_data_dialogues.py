@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from harness.errors import InputError
-from trainers.data import DECLARED, load_dialogues, load_instructions
+from trainers.data import (
+    DECLARED,
+    load_demonstrations,
+    load_dialogues,
+    load_instructions,
+    load_pairs,
+    load_prompts,
+)
 from trainers.data_check import Looking, check_file
 from trainers.data_formats import detect_kind
 from trainers.data_instructions import InstructionRow
@@ -183,6 +190,12 @@ def test_pocket_names_are_of_one_kind() -> None:
         load_dialogues("pocket/prompts?n=3", **given)
     with pytest.raises(InputError, match="these are no instructions"):
         load_instructions("pocket/prompts?n=3", **given)
+    with pytest.raises(InputError, match="these are no prompts; expected pocket/prompts"):
+        load_prompts("pocket/safe?n=3", **given)
+    with pytest.raises(InputError, match="no preference pairs; expected pocket/helpful"):
+        load_pairs("pocket/demonstrations?n=3", **given)
+    with pytest.raises(InputError, match="no demonstrations; expected pocket/demonstrations"):
+        load_demonstrations("pocket/helpful?n=3", **given)
 
 
 def test_data_check_reads_both(tmp_path: Path) -> None:
