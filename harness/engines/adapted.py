@@ -33,7 +33,7 @@ KEPT_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Adapter:
+class _Adapter:
     """The adapter that a layer computes with."""
 
     down: nn.Parameter  # A: (rank, inputs)
@@ -60,7 +60,7 @@ class Group(Protocol):
 Gradients = list[Tensor]
 
 
-def adapter_of(layer: nn.Module) -> Adapter | None:
+def _adapter_of(layer: nn.Module) -> _Adapter | None:
     """The adapter of a layer of which ``effective_weight`` is known, if one is active there."""
     if not isinstance(layer, LoraLayer) or layer.disable_adapters:
         return None
@@ -68,7 +68,7 @@ def adapter_of(layer: nn.Module) -> Adapter | None:
     for name in wrapped.active_adapters:
         if name in wrapped.lora_A:
             down, up = wrapped.lora_A[name].weight, wrapped.lora_B[name].weight
-            return Adapter(down, up, float(wrapped.scaling[name]))
+            return _Adapter(down, up, float(wrapped.scaling[name]))
     return None
 
 
@@ -79,7 +79,7 @@ class _Layers:
         """``gain`` (inputs,): by which the input is multiplied first."""
         self._gain = gain
         self._layers = tuple(layers)
-        self._adapters = [adapter_of(layer) for layer in layers]
+        self._adapters = [_adapter_of(layer) for layer in layers]
         widths = [_outputs(layer) for layer in layers]
         ends = list(itertools.accumulate(widths))
         self._columns = [slice(end - width, end) for end, width in zip(ends, widths, strict=True)]
@@ -97,7 +97,7 @@ class _Layers:
         return [p for a in self._adapters if a is not None for p in (a.down, a.up)]
 
     def _thin_backward(self, g: Tensor) -> Tensor:
-        """s-less Bᵀ·g of every adapter, side by side: (n, ranks)."""
+        """Bᵀ·g of every adapter, without its scale, side by side: (n, ranks)."""
         parts = [
             g[:, columns] @ a.up.detach()
             for a, columns in zip(self._adapters, self._columns, strict=True)
