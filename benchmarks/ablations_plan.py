@@ -135,7 +135,7 @@ ELEMENTS = (
             Variant("members-worst-case", "Llama 2's rule, worst case of three", 1),
             Variant("members-uncertainty", "Llama 2's rule, mean − 0.5·variance of three", 1),
             Variant("mean-over-all", "mean over all six members, every prompt", 0),
-            Variant("single-member", "Llama 2's rule, one member", -1),
+            Variant("single-member", "Llama 2's rule, the first member alone", -1),
         ),
         _claimed_first("gold_last"),
     ),
