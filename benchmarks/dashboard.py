@@ -91,6 +91,7 @@ def main() -> None:
         "date": time.strftime("%Y-%m-%d"),
         "load": os.getloadavg()[0],
         "others": _others(),
+        "nice": os.nice(0),
     }
     from playwright.sync_api import sync_playwright
 
@@ -224,8 +225,8 @@ def _markdown(found: dict[str, Any]) -> str:
         f"{found['load']:.1f} at the start, {found['load_after']:.1f} at the end; other processes "
         f"with more than a fifth of a core: {', '.join(found['others']) or 'none'} at the start, "
         f"{', '.join(found['others_after']) or 'none'} at the end (they slow all of this down). "
-        "Each page in a server of its own, asked for as soon as it answers, in Chromium; a first "
-        "render lasts until the page no longer changes. Made by",
+        f"{_priority(found['nice'])}Each page in a server of its own, asked for as soon as it "
+        "answers, in Chromium; a first render lasts until the page no longer changes. Made by",
         "",
         "```",
         "python benchmarks/dashboard.py --reruns 500 --tensorboard PYTHON "
@@ -262,6 +263,10 @@ def _markdown(found: dict[str, Any]) -> str:
             "",
         ]
     return "\n".join(lines)
+
+
+def _priority(nice: int) -> str:
+    return f"Run with niceness {nice}, before other work. " if nice < 0 else ""
 
 
 def _against(what: str, measured: float, target: float, digits: int) -> str:

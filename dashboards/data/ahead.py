@@ -17,28 +17,28 @@ _done: deque[tuple[str, tuple[tuple[str, str], ...]]] = deque(maxlen=64)  # see 
 
 
 def of_newest(folder: Path) -> threading.Thread:
-    """Begin with the run that is shown first; the server is not held up."""
+    """Begin with the summaries of the run that is shown first; the server is not held up.
+
+    Its scores are read once a page is drawn (``of``): reading them now would slow down that page.
+    """
 
     def read() -> None:
         for path in find_runs(folder)[:1]:
-            _read(View.of(read_index(path)))
+            catalogue(View.of(read_index(path)))
 
     return _begun(read)
 
 
-def of(view: View) -> None:
-    """Begin with all scores of a run, once for the same bytes."""
+def of(view: View) -> threading.Thread | None:
+    """Begin with all scores of a run, once for the same bytes; None if that was done."""
     with _lock:
         if _key(view) in _done:
-            return
-    _begun(lambda: _read(view))
+            return None
+        _done.append(_key(view))
+    return _begun(lambda: _read(view))
 
 
 def _read(view: View) -> None:
-    with _lock:
-        if _key(view) in _done:
-            return
-        _done.append(_key(view))
     catalogue(view)
     for name in view.sets():
         scores(view.entries(set=name))

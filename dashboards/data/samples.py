@@ -12,9 +12,9 @@ import pandas as pd
 from dashboards.data.index import EvalEntry, Split, View
 from dashboards.data.metrics import catalogue
 from dashboards.data.pairs import PAGE
-from dashboards.data.queries import damaged, query
+from dashboards.data.queries import query
 from dashboards.data.remembering import remembered
-from dashboards.data.scores import scores
+from dashboards.data.scores import read_already, scores
 
 # Of a row's scores those by the metric looked at, which may be another for each evaluation, so that
 # sets can be searched side by side.
@@ -184,9 +184,9 @@ def _known(
 ) -> tuple[int, list[tuple[int, int]]] | None:
     """How many rows of a split there are, and where those of a page are (entry, row of its file),
     if that is known already."""
-    found = scores(entries)
-    if any(i not in found and not damaged([entry]) for i, entry in enumerate(entries)):
+    if not read_already(entries):  # the two queries that it saves are quicker than that
         return None
+    found = scores(entries)
     counts = [
         int(found[i].rows.within(split).sum()) if i in found else 0 for i in range(len(entries))
     ]

@@ -120,6 +120,12 @@ def scores(entries: Sequence[EvalEntry]) -> dict[int, Scored]:
         return found
 
 
+def read_already(entries: Sequence[EvalEntry]) -> bool:
+    """Whether ``scores`` of these would read nothing; those that are damaged do not count."""
+    with _lock:
+        return all(entry in _known for entry in entries if not damaged([entry]))
+
+
 def _read(key: tuple[str, str], entries: list[EvalEntry]) -> dict[EvalEntry, Scored]:
     """The scores of evaluations of one version of one set."""
     summaries = [opened(entry) for entry in entries]

@@ -97,6 +97,10 @@ def test_what_was_read_ahead_is_not_read_again(
     spoilt: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ahead.of_newest(spoilt.parent).join(60)
+    begun = ahead.of(View.of(read_index(spoilt)))
+    assert begun is not None
+    begun.join(60)
+    assert ahead.of(View.of(read_index(spoilt), level=0.8)) is None
 
     def never(*_: object) -> object:
         raise AssertionError("read again")
