@@ -30,7 +30,7 @@ def tiny(tiny_llama: Path) -> LoadedModel:
 def read(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Tokens that go through the model, padding aside; by our own forward and by the model's."""
     if not request.param:
-        monkeypatch.setattr(local, "fuse", lambda _: None)
+        monkeypatch.setattr(local, "fuse", lambda _, **__: None)
     seen: list[int] = []
     forward = local._Batch._forward
 
