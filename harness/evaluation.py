@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from harness.errors import InputError, IntegrityError, nearest
@@ -171,10 +172,7 @@ class SetEvaluation:
     @cached_property
     def records(self) -> Mapping[str, Record]:
         """Row id -> the row, in the eval set's order; reads every transcript."""
-        table = pq.read_table(
-            self.folder / "samples.parquet",
-            columns=["row_id", "category", "cluster", "split", "transcript", "scores", "unscored"],
-        )
+        table = self._table.append_column("transcript", self._read("transcript")["transcript"])
         found = {}
         for row in table.to_pylist():
             labels: dict[str, str] = {}
@@ -206,17 +204,23 @@ class SetEvaluation:
         return entry
 
     @cached_property
+    def _table(self) -> pa.Table:
+        """All that is known of the rows but what was said."""
+        return self._read("row_id", "category", "cluster", "split", "scores", "unscored")
+
+    def _read(self, *columns: str) -> pa.Table:
+        with pq.ParquetFile(self.folder / "samples.parquet") as samples:
+            return samples.read(columns=list(columns))
+
+    @cached_property
     def _splits(self) -> dict[str, str]:
-        table = pq.read_table(self.folder / "samples.parquet", columns=["row_id", "split"])
-        return dict(zip(table["row_id"].to_pylist(), table["split"].to_pylist(), strict=True))
+        ids, splits = (self._table[name].to_pylist() for name in ("row_id", "split"))
+        return dict(zip(ids, splits, strict=True))
 
     @cached_property
     def _items(self) -> dict[str, Items]:
         """Every metric's items, in the rows' order, read once."""
-        table = pq.read_table(
-            self.folder / "samples.parquet",
-            columns=["row_id", "cluster", "scores", "unscored"],
-        )
+        table = self._table
         ids = table["row_id"].to_pylist()
         clusters = table["cluster"].to_pylist()
         scores = table["scores"].combine_chunks()

@@ -76,11 +76,11 @@ def matrix(
         color=alt.when(alt.datum.stayed)
         .then(alt.value(theme.grid))
         .otherwise(alt.Color("n:Q", scale=shade, legend=None)),
-        tooltip=["before:N", "after:N", alt.Tooltip("n:Q", title="rows")],
+        tooltip=[alt.Tooltip("before:N"), alt.Tooltip("after:N"), alt.Tooltip("n:Q", title="rows")],
     )
     strong = "#ffffff" if theme.name == "light" else "#0e1117"
     text = base.mark_text(fontSize=15, fontWeight=600).encode(
-        text="n:Q",
+        text=alt.Text("n:Q"),
         color=alt.when(f"!datum.stayed && datum.n > {most / 2}")
         .then(alt.value(strong))
         .otherwise(alt.value(theme.text)),
@@ -223,9 +223,9 @@ def _dumbbells(
         scale=alt.Scale(zero=False, padding=14),
     )
     layers = [
-        base.mark_rule(strokeWidth=3, opacity=0.55).encode(x=x, x2="b:Q"),
+        base.mark_rule(strokeWidth=3, opacity=0.55).encode(x=x, x2=alt.X2("b:Q")),
         base.mark_rule(strokeWidth=1.2, opacity=0.9).encode(
-            x=alt.X("from_low:Q"), x2="from_high:Q"
+            x=alt.X("from_low:Q"), x2=alt.X2("from_high:Q")
         ),
         *(
             base.mark_tick(thickness=1.4, size=9, opacity=0.9).encode(x=alt.X(f"{end}:Q"))
@@ -277,9 +277,9 @@ def differences(rows: pd.DataFrame, theme: Theme, metric: str, *, share: bool = 
     ]
     zero = alt.Chart(alt.Data(values=[{"at": 0.0}])).mark_rule(color=theme.quiet)
     layers = [
-        zero.encode(x="at:Q"),
+        zero.encode(x=alt.X("at:Q")),
         base.mark_rule(color=theme.stages[0], strokeWidth=2, opacity=0.5).encode(
-            x=alt.X("low:Q"), x2="high:Q"
+            x=alt.X("low:Q"), x2=alt.X2("high:Q")
         ),
         base.mark_point(color=theme.stages[0], filled=True, size=85, opacity=1).encode(
             x=alt.X("difference:Q", title=None, axis=alt.Axis(format=form)), tooltip=tooltip

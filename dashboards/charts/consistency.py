@@ -69,13 +69,15 @@ def heat(
                 scale=alt.Scale(nice=False, zero=False),
                 axis=alt.Axis(values=ticks(labels, 10), labelExpr=lookup(labels), grid=False),
             ),
-            x2="right:Q",
+            x2=alt.X2("right:Q"),
             y=alt.Y("turn:O", title="Turn", axis=alt.Axis(grid=False, labelAngle=0)),
             color=alt.Color("value:Q", scale=shade, title="Held", legend=alt.Legend(format=".0%")),
             tooltip=[
-                *("checkpoint:N", "turn:Q"),
+                alt.Tooltip("checkpoint:N"),
+                alt.Tooltip("turn:Q"),
                 *(alt.Tooltip(f"{name}:Q", format=".1%") for name in ("value", "low", "high")),
-                *("n:Q", "unscored:Q"),
+                alt.Tooltip("n:Q"),
+                alt.Tooltip("unscored:Q"),
             ],
         )
     )
@@ -93,8 +95,8 @@ def _numbers(data: pd.DataFrame, theme: Theme) -> list[Any]:
     ink = alt.condition("datum.value > 0.55", alt.value(theme.ground), alt.value(theme.text))
     base = alt.Chart(data).encode(x=alt.X("order:Q"), y=alt.Y("turn:O"), color=ink)
     return [
-        base.mark_text(fontSize=12.5, dy=-6).encode(text="said:N"),
-        base.mark_text(fontSize=10.5, dy=8, opacity=0.85).encode(text="of:N"),
+        base.mark_text(fontSize=12.5, dy=-6).encode(text=alt.Text("said:N")),
+        base.mark_text(fontSize=10.5, dy=8, opacity=0.85).encode(text=alt.Text("of:N")),
     ]
 
 
@@ -138,9 +140,9 @@ def survival(found: Survival, theme: Theme, *, height: int = 340) -> Any:
     ]
     half = alt.Chart(alt.Data(values=[{"at": 0.5}])).mark_rule(color=theme.quiet, strokeDash=[4, 4])
     layers = [
-        half.encode(y="at:Q"),
+        half.encode(y=alt.Y("at:Q")),
         base.mark_area(opacity=0.13, interpolate="step-after").encode(
-            y=alt.Y("low:Q"), y2="high:Q"
+            y=alt.Y("low:Q"), y2=alt.Y2("high:Q")
         ),
         base.mark_line(strokeWidth=2.2, interpolate="step-after").encode(y=y),
         base.mark_point(filled=True, size=40, opacity=1).encode(y=y, tooltip=tooltip),

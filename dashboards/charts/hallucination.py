@@ -57,11 +57,11 @@ def outcomes(rows: pd.DataFrame, theme: Theme, *, level: float = 0.95, height: i
                 scale=alt.Scale(nice=False, zero=False, padding=4),
                 axis=alt.Axis(values=ticks(labels, 10), labelExpr=lookup(labels), grid=False),
             ),
-            x2="right:Q",
+            x2=alt.X2("right:Q"),
             y=alt.Y(
                 "start:Q", title=None, axis=alt.Axis(format=".0%"), scale=alt.Scale(domain=[0, 1])
             ),
-            y2="end:Q",
+            y2=alt.Y2("end:Q"),
             color=_colour(theme),
             tooltip=_tooltip("checkpoint:N"),
         )
@@ -96,7 +96,7 @@ def families(rows: pd.DataFrame, theme: Theme, checkpoint: str) -> Any:
             x=alt.X(
                 "start:Q", title=None, axis=alt.Axis(format=".0%"), scale=alt.Scale(domain=[0, 1])
             ),
-            x2="end:Q",
+            x2=alt.X2("end:Q"),
             color=_colour(theme),
             tooltip=_tooltip("family:N"),
         )
@@ -142,7 +142,9 @@ def attempted(rows: pd.DataFrame, theme: Theme, *, level: float = 0.95, height: 
     y = alt.Y("value:Q", title=None, axis=alt.Axis(format=".0%"), scale=alt.Scale(domain=[0, 1]))
     mark = 55 if len(known) <= 30 else 22
     layers = [
-        base.mark_area(opacity=0.16, color=theme.stages[0]).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_area(opacity=0.16, color=theme.stages[0]).encode(
+            y=alt.Y("low:Q"), y2=alt.Y2("high:Q")
+        ),
         base.mark_line(strokeWidth=2, color=theme.stages[0]).encode(y=y),
         base.mark_point(filled=True, size=mark, opacity=1, color=theme.stages[0]).encode(
             y=y, tooltip=_numbers("checkpoint:N")
@@ -186,12 +188,12 @@ def attempted_families(
     right = alt.Chart(data).encode(y=y).mark_text(align="right", dx=-4, dy=-9, fontSize=11)
     layers = [
         base.mark_rule(strokeWidth=2, opacity=0.55, color=theme.stages[0]).encode(
-            x=alt.X("low:Q", scale=domain), x2="high:Q"
+            x=alt.X("low:Q", scale=domain), x2=alt.X2("high:Q")
         ),
         base.mark_point(filled=True, size=90, opacity=1, color=theme.stages[0]).encode(
             x=x, tooltip=_numbers("family:N")
         ),
-        right.encode(text="said:N", x=alt.value("width"), color=alt.value(theme.quiet)),
+        right.encode(text=alt.Text("said:N"), x=alt.value("width"), color=alt.value(theme.quiet)),
     ]
     text = attempted_family_words(rows, checkpoint)
     height = _FRAME + 34 * max(1, len(names))
@@ -217,14 +219,14 @@ def _colour(theme: Theme) -> alt.Color:
 
 
 def _tooltip(first: str) -> list[Any]:
-    return [first, "answer:N", *_numbers(first)[1:]]
+    return [alt.Tooltip(first), alt.Tooltip("answer:N"), *_numbers(first)[1:]]
 
 
 def _numbers(first: str) -> list[Any]:
     return [
-        first,
+        alt.Tooltip(first),
         *(alt.Tooltip(f"{name}:Q", format=".1%") for name in ("value", "low", "high")),
-        *("n:Q", "unscored:Q"),
+        *(alt.Tooltip(f"{name}:Q") for name in ("n", "unscored")),
     ]
 
 

@@ -90,7 +90,7 @@ def stepper(
             y2=alt.value(56),
             color=alt.Color("colour:N", scale=None),
             opacity=alt.Opacity("opacity:Q", scale=None),
-            tooltip=["stage:N", "epoch:Q", "is:N"],
+            tooltip=[alt.Tooltip("stage:N"), alt.Tooltip("epoch:Q"), alt.Tooltip("is:N")],
         ),
         texts.mark_text(
             align="left", baseline="top", fontSize=13, fontWeight=600, color=theme.text, limit=room

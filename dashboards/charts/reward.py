@@ -108,7 +108,7 @@ def plane(
         .mark_point(shape="square", size=700, strokeWidth=2, color=theme.text, opacity=1)
         .encode(x=alt.X("x:Q"), y=alt.Y("y:Q"))
     )
-    layers = [rule.encode(x="at:Q"), rule.encode(y="at:Q"), marks]
+    layers = [rule.encode(x=alt.X("at:Q")), rule.encode(y=alt.Y("at:Q")), marks]
     layers += [around_it] if len(frame) else []
     said = plane_words(found, checkpoint)
     height = around(plot, said, wrap, axis_title=True, legends=2)
@@ -143,7 +143,12 @@ def correlation(
     shade = alt.Scale(domain=[0, 1], range=list(theme.scheme))
     cells = base.mark_rect(cornerRadius=3).encode(
         color=alt.Color("strength:Q", scale=shade, legend=None),
-        tooltip=["a:N", "b:N", *_numbers("r", "low", "high"), "n:Q"],
+        tooltip=[
+            alt.Tooltip("a:N"),
+            alt.Tooltip("b:N"),
+            *_numbers("r", "low", "high"),
+            alt.Tooltip("n:Q"),
+        ],
     )
     strong = "#ffffff" if theme.name == "light" else "#0e1117"
     text = base.mark_text(fontSize=12.5).encode(
@@ -198,13 +203,17 @@ def shift(
             x=alt.X("middle:Q", title=f"{score} (logit)", scale=alt.Scale(zero=False)),
             y=alt.Y("share:Q", title="Share of replies", stack=None, axis=alt.Axis(format=".0%")),
             color=alt.Color("checkpoint:N", scale=scale, sort=names, legend=_top()),
-            tooltip=["checkpoint:N", *_numbers("x0", "x1"), alt.Tooltip("share:Q", format=".1%")],
+            tooltip=[
+                alt.Tooltip("checkpoint:N"),
+                *_numbers("x0", "x1"),
+                alt.Tooltip("share:Q", format=".1%"),
+            ],
         )
     )
     mean = (
         alt.Chart(data.drop_duplicates("checkpoint").dropna(subset=["mean"]))
         .mark_rule(strokeWidth=2, strokeDash=[4, 3])
-        .encode(x="mean:Q", color=alt.Color("checkpoint:N", scale=scale, legend=None))
+        .encode(x=alt.X("mean:Q"), color=alt.Color("checkpoint:N", scale=scale, legend=None))
     )
     said = shift_words(bins, score, moved)
     height = around(plot, said, wrap, axis_title=True, legends=1)
@@ -257,7 +266,7 @@ def accuracy(
     layers = [
         chance.encode(x=alt.X("at:Q", scale=scale_x)),
         base.mark_rule(strokeWidth=2, opacity=0.55).encode(
-            x=alt.X("low:Q", scale=scale_x), x2="high:Q"
+            x=alt.X("low:Q", scale=scale_x), x2=alt.X2("high:Q")
         ),
         base.mark_point(filled=True, size=90, opacity=1).encode(x=x, tooltip=tooltip),
     ]

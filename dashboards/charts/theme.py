@@ -287,7 +287,7 @@ def legend(stages: Sequence[str], theme: Theme, *, limits: bool = True) -> Any:
         .mark_point(filled=True, size=85, opacity=1)
         .encode(color=colour, shape=alt.Shape("shape:N", scale=None)),
         base.mark_text(align="left", dx=14, fontSize=12.5, font=FONT, color=theme.quiet).encode(
-            text="text:N"
+            text=alt.Text("text:N")
         ),
     ]
     chart = alt.layer(*layers).properties(

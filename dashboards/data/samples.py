@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -233,9 +233,8 @@ def label_counts(
 ) -> pd.DataFrame:
     """How often each class was seen: label, n; the commonest first."""
     sets = [set] if set else view.sets()
-    parts = [_labels(replace(view, split="all"), name) for name in sets]
     wanted = {name: metric or headline(view, name) for name in sets}
-    found = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    found = _labels(view, set)
     kept = found["metric"] == found["set"].map(wanted)
     if view.split != "all":
         kept &= found["split"] == view.split
@@ -247,14 +246,16 @@ def label_counts(
 
 @remembered(64, rows=False)
 def _labels(view: View, set: str) -> pd.DataFrame:  # noqa: A002
-    """checkpoint, set, split, metric, label, n: all classes of a set in one table, so that it is
-    read once for all pages and splits."""
-    entries = view.entries(set=set)
+    """checkpoint, set, split, metric, label, n: all classes of a set ("": of all sets) in one
+    table, so that it is read once for all pages and splits."""
+    entries = view.entries(set=set or None)
     found = query(entries, _LABELS)
     if found.empty:
         return pd.DataFrame(columns=["checkpoint", "set", "split", "metric", "label", "n"])
-    names = [entries[int(place)].checkpoint for place in found["entry"]]
-    return found.assign(checkpoint=names, set=set).drop(columns="entry")
+    places = [entries[int(place)] for place in found["entry"]]
+    return found.assign(
+        checkpoint=[entry.checkpoint for entry in places], set=[entry.set for entry in places]
+    ).drop(columns="entry")
 
 
 @remembered(64, rows=False)
