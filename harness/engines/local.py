@@ -179,8 +179,7 @@ class LocalEngine:
     ) -> list[Tensor]:
         """Natural-log probabilities of each reply's tokens: float32 on the CPU, (len(reply),).
 
-        By one forward over prompt and reply, not from generation: the two differ by rounding, and
-        PPO's ratios must start at exactly 1.
+        By one forward over prompt and reply, whoever wrote it.
         """
         if len(prompts) != len(replies):
             raise ValueError(f"{len(prompts)} prompts for {len(replies)} replies")

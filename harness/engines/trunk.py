@@ -263,21 +263,25 @@ def trunk(
     if type(model) is not LlamaForCausalLM or not suits(model):
         return None
     for block in model.model.layers:
-        if any(not is_matrix(layer) or _drops(layer) or _trains(layer) for layer in linears(block)):
+        if not all(map(_suitable, linears(block))):
             return None
     return Trunk(model, recompute=recompute, merged_bytes=merged_bytes, kept_bytes=kept_bytes)
 
 
-def _trains(layer: Any) -> bool:
-    """Whether the layer's own weights are trained, which have no gradient here."""
-    base = layer.get_base_layer() if isinstance(layer, LoraLayer) else layer
-    return bool(base.weight.requires_grad)
-
-
-def _drops(layer: Any) -> bool:
-    """Whether an adapter of the layer drops inputs out now."""
-    drops = layer.lora_dropout.values() if isinstance(layer, LoraLayer) else ()
-    return any(getattr(drop, "p", 0) > 0 and drop.training for drop in drops)
+def _suitable(layer: Any) -> bool:
+    """Whether a layer is a matrix with one adapter or none, and nothing else of it is trained."""
+    if not is_matrix(layer):
+        return False
+    if not isinstance(layer, LoraLayer):
+        return not layer.weight.requires_grad
+    wrapped: Any = layer
+    computing = [name for name in wrapped.active_adapters if name in wrapped.lora_A]
+    drops = (wrapped.lora_dropout[name] for name in computing)
+    return (
+        (wrapped.disable_adapters or len(computing) <= 1)
+        and not wrapped.get_base_layer().weight.requires_grad
+        and not any(getattr(drop, "p", 0) > 0 and drop.training for drop in drops)
+    )
 
 
 def _parts(rows: Tensor, columns: Tensor, count: int) -> Iterator[tuple[int, int, Tensor]]:

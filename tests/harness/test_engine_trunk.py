@@ -186,6 +186,10 @@ def test_what_is_not_computed_here() -> None:
     half: Any = llama()
     assert trunk(causal_model(adapted(half.to(torch.bfloat16)))) is None
     assert trunk(llama().requires_grad_()) is None  # or its weights would get no gradient
+    two = adapted(llama())
+    two.add_adapter("other", LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    two.base_model.set_adapter(["policy", "other"])
+    assert trunk(causal_model(two)) is None  # peft adds the two up
     assert trunk(llama(attention_bias=True)) is None
     assert trunk(llama(hidden_act="gelu")) is None
     assert trunk(GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2))) is None
