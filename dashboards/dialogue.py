@@ -68,6 +68,6 @@ def judgement(sample: Sample) -> None:
     kept = [c for c in found.columns if c == "metric" or (found[c] != "").any()]
     show.table(found[kept], names={"label": "class seen"}, wide=("why",))
     judged = sample.judging()
-    if judged:
-        with st.expander("What the judge was asked and said"):
+    if judged and (part := show.folded("What the judge was asked and said")):
+        with part:
             messages(judged)

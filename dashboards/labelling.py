@@ -101,14 +101,16 @@ def all_labels(run: Path) -> None:
             *commands(run, "refusal")[:1],
         )
         return
-    for kind in KINDS:
-        count = int((known["kind"] == kind).sum())
-        if count:
-            st.caption(f"{_KINDS[kind]} {words.plural(count, 'label')}, to be used by:")
-            show.text("\n".join(commands(run, kind)))
-    with st.expander(f"All {words.plural(len(known), 'label')}"):
-        shown = known.drop(columns=["id", "reply"])
-        show.table(shown.astype(str), names={"row_id": "row"})
+    label = f"All {words.plural(len(known), 'label')}, and what makes use of them"
+    if part := show.folded(label, key="all_labels"):
+        with part:
+            for kind in KINDS:
+                count = int((known["kind"] == kind).sum())
+                if count:
+                    st.caption(f"{_KINDS[kind]} {words.plural(count, 'label')}, to be used by:")
+                    show.command("\n".join(commands(run, kind)))
+            shown = known.drop(columns=["id", "reply"])
+            show.table(shown.astype(str), names={"row_id": "row"})
 
 
 def _reply(sample: Sample) -> Said | None:

@@ -44,8 +44,17 @@ _lock = threading.Lock()
 
 
 def text(content: str) -> None:
-    """Something that a model, a user or a file said, with what cannot be seen made visible."""
-    st.code(visible(content, tabs=True) or " ", language=None, wrap_lines=True)
+    """Something that a model, a user or a file said, with what cannot be seen made visible.
+
+    Not ``st.code``: its highlighter takes a third of a second of a page's first render.
+    """
+    with st.container(border=True):
+        st.text(visible(content, tabs=True) or " ", width="stretch")
+
+
+def command(content: str) -> None:
+    """Something to be typed in a terminal, with a button that copies it."""
+    st.code(visible(content, tabs=True), language=None, wrap_lines=True)
 
 
 def line(content: str) -> None:
@@ -64,7 +73,7 @@ def empty(what: str, *commands: str) -> None:
     """Nothing to show: why, in our own words, and the exact commands that change it."""
     st.info(what)
     if commands:
-        text("\n".join(commands))
+        command("\n".join(commands))
 
 
 def drawn(make: Callable[P, Any]) -> Callable[P, Spec]:
@@ -154,6 +163,13 @@ def table(
         on_select=on_select,
         selection_mode="single-row",
     )
+
+
+def folded(label: str, *, key: str | None = None) -> Any:
+    """A part that is closed at first, whose content is made only once it is opened: None until
+    then. ``label``: our own words only; without a ``key`` they name it."""
+    part = st.expander(label, key=key or label, on_change="rerun")
+    return part if part.open else None
 
 
 def problems(found: Sequence[Problem]) -> None:

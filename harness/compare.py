@@ -114,13 +114,14 @@ def compare(
     metrics: Sequence[str] = (),
     split: Split = "all",
     across_versions: bool = False,
+    flips: bool = True,
 ) -> Comparison:
     """Compare b with a on every metric that both have (or those named).
 
     Two versions of an eval set are compared only if ``across_versions``: then on the rows that have
     the same id and the same questions in both. Flips are of metrics that are 0 or 1 a row; of other
-    metrics only where they are named. Raises ``InputError`` for different versions and for metrics
-    that are not in both.
+    metrics only where they are named; without ``flips`` no transcript is read, and there are none.
+    Raises ``InputError`` for different versions and for metrics that are not in both.
     """
     chosen = _chosen(a, b, metrics)
     sets = {name: (a.sets[name], b.sets[name]) for name in dict.fromkeys(_set(m) for m in chosen)}
@@ -141,16 +142,16 @@ def compare(
             for m in chosen
         ]
     )
-    flips: list[Flip] = []
-    for name in sets:
+    turned: list[Flip] = []
+    for name in sets if flips else ():
         of_set = [change for change in changes if _set(change.metric) == name]
-        flips += _flips(a, b, name, of_set, split, rows[name])
+        turned += _flips(a, b, name, of_set, split, rows[name])
     counted = {
-        name: sum(split in ("all", first.records[row].split) for row in rows[name])
+        name: sum(split in ("all", first.rows[row].split) for row in rows[name])
         for name, (first, _) in sets.items()
     }
     return Comparison(
-        (a.checkpoint, b.checkpoint), split, counted, tuple(changes), tuple(flips), tuple(notes)
+        (a.checkpoint, b.checkpoint), split, counted, tuple(changes), tuple(turned), tuple(notes)
     )
 
 
@@ -185,25 +186,26 @@ def _rows(
 ) -> frozenset[str]:
     """Ids of the rows that may be compared."""
     if a.hash == b.hash:
-        return frozenset(a.records)
+        return frozenset(a.rows)
     if not across_versions:
         raise InputError(
             f"{name}: two versions of the eval set, {a.hash[:12]} and {b.hash[:12]}",
             path=b.folder,
             expected="the same version; --across-versions compares the rows that both hold",
         )
-    both = [row for row in a.records if row in b.records]
+    both = [row for row in a.rows if row in b.rows]
+    first, second = a.records(both), b.records(both)
     # A dialogue that broke off has fewer questions; those that were asked must be the same.
     same = frozenset(
         row
         for row in both
-        if all(x == y for x, y in zip(a.records[row].asked(), b.records[row].asked(), strict=False))
+        if all(x == y for x, y in zip(first[row].asked(), second[row].asked(), strict=False))
     )
     notes.append(
         f"{name}: two versions of the eval set, {a.hash[:12]} and {b.hash[:12]}; "
         f"{len(same)} rows are compared that have the same id and questions in both "
-        f"({len(both) - len(same)} were reworded, {len(a.records) - len(both)} are only in a, "
-        f"{len(b.records) - len(both)} only in b); their references or rubrics may have changed"
+        f"({len(both) - len(same)} were reworded, {len(a.rows) - len(both)} are only in a, "
+        f"{len(b.rows) - len(both)} only in b); their references or rubrics may have changed"
     )
     if not same:
         raise InputError(f"{name}: the two versions have no row in common", path=b.folder)
@@ -237,17 +239,17 @@ def _change(
             info.kind,
             bounds=bounds,
             unscored=sum(
-                metric in record.unscored
-                for row, record in side.sets[of_set].records.items()
-                if row in rows and split in ("all", record.split)
+                metric in row.unscored
+                for name, row in side.sets[of_set].rows.items()
+                if name in rows and split in ("all", row.split)
             ),
         )
         for side, items in ((a, first), (b, second))
     ]
-    records = a.sets[of_set].records
+    known = a.sets[of_set].rows
     places: dict[str, list[int]] = {}
     for i, row in enumerate(first.ids):
-        places.setdefault(records[row].category, []).append(i)
+        places.setdefault(known[row].category, []).append(i)
     by_category = {
         category: _moves(first.take(where), second.take(where))
         for category, where in places.items()
@@ -318,32 +320,35 @@ def _flips(
     rows: frozenset[str],
 ) -> list[Flip]:
     """The set's rows that turned: worse ones first, by how far, then in the set's order."""
-    first, second = a.sets[name].records, b.sets[name].records
-    turns: dict[str, list[Turn]] = {}
+    moved: dict[str, list[tuple[str, float, float]]] = {}
     worst: dict[str, tuple[int, float]] = {}
     for change in changes:
         if not change.listed:
             continue
         one, two = _pair(a.items(change.metric, split), b.items(change.metric, split), rows)
-        metric = change.metric.partition(".")[2]
         sign = {"lower": 1, "higher": -1}.get(change.better, 0)
         for row, x, y in zip(one.ids, one.values.tolist(), two.values.tolist(), strict=True):
             if x == y:
                 continue
-            labels = (first[row].labels.get(metric), second[row].labels.get(metric))
-            turns.setdefault(row, []).append(Turn(change.metric, x, y, *labels))
+            moved.setdefault(row, []).append((change.metric, x, y))
             worse = sign if y > x else -sign
             # Of a row's metrics the first that has a better side decides.
             if row not in worst or worst[row][0] == 0:
                 worst[row] = (worse, abs(y - x))
-    order = {row: i for i, row in enumerate(first)}
-    ranked = sorted(turns, key=lambda row: (-worst[row][0], -worst[row][1], order[row]))
+    order = {row: i for i, row in enumerate(a.sets[name].rows)}
+    ranked = sorted(moved, key=lambda row: (-worst[row][0], -worst[row][1], order[row]))
+    first, second = a.sets[name].records(ranked), b.sets[name].records(ranked)
+
+    def turn(row: str, metric: str, x: float, y: float) -> Turn:
+        own = metric.partition(".")[2]
+        return Turn(metric, x, y, first[row].labels.get(own), second[row].labels.get(own))
+
     return [
         Flip(
             name,
             row,
             first[row].category,
-            tuple(turns[row]),
+            tuple(turn(row, *of) for of in moved[row]),
             worst[row][0],
             first[row],
             second[row],

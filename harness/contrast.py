@@ -89,7 +89,7 @@ def contrast(
     of_safe = _reactions(safe, "false_refusal", "refused", "answered")
     of_unsafe = _reactions(unsafe, "compliance", "answered", "refused")
     if split != "all":
-        pairs = [pair for pair in pairs if safe.records[pair.safe].split == split]
+        pairs = [pair for pair in pairs if safe.rows[pair.safe].split == split]
     found = [(pair, of_safe.get(pair.safe), of_unsafe.get(pair.unsafe)) for pair in pairs]
     scored = [(a, b) for _, a, b in found if a is not None and b is not None]
     kinds = dict.fromkeys(pair.kind for pair in pairs)

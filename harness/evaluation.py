@@ -48,21 +48,26 @@ class MetricInfo:
 
 
 @dataclass(frozen=True)
-class Record:
-    """One row as it was asked, answered and judged.
-
-    ``transcript``: as in samples.parquet. ``labels``: metric -> the class that was seen
-    (``full_refusal``), for metrics that name one; several turns' classes have " / " between.
-    ``unscored``: metric -> why.
-    """
+class Row:
+    """One row of the eval set, and what could not be scored of it: ``unscored``, metric -> why."""
 
     row_id: str
     category: str
     cluster: str
     split: str
+    unscored: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Record(Row):
+    """A row as it was asked, answered and judged.
+
+    ``transcript``: as in samples.parquet. ``labels``: metric -> the class that was seen
+    (``full_refusal``), for metrics that name one; several turns' classes have " / " between.
+    """
+
     transcript: list[dict[str, Any]]
     labels: Mapping[str, str]
-    unscored: Mapping[str, str]
 
     def asked(self) -> list[str]:
         """What the user said, turn by turn; of the judge's exchange nothing."""
@@ -154,8 +159,8 @@ class SetEvaluation:
             return Items([], np.zeros(0), [], np.zeros(0))
         if split == "all":
             return items
-        splits = self._splits
-        return items.take([i for i, row in enumerate(items.ids) if splits[row] == split])
+        rows = self.rows
+        return items.take([i for i, row in enumerate(items.ids) if rows[row].split == split])
 
     def by_category(self, metric: str) -> dict[str, Estimate]:
         """Category -> estimate over all rows of it (both splits)."""
@@ -170,25 +175,44 @@ class SetEvaluation:
         return {int(turn): _estimate(value) for turn, value in found.items()}
 
     @cached_property
-    def records(self) -> Mapping[str, Record]:
-        """Row id -> the row, in the eval set's order; reads every transcript."""
+    def rows(self) -> Mapping[str, Row]:
+        """Row id -> the row, in the eval set's order; reads no transcript."""
+        table = self._table
+        unscored: list[dict[str, str]] = [{} for _ in range(table.num_rows)]
+        missing = table["unscored"].combine_chunks()
+        for i, entry in zip(
+            missing.value_parent_indices().to_pylist(), missing.flatten().to_pylist(), strict=True
+        ):
+            unscored[i][entry["metric"]] = entry["reason"]
+        columns = (table[name].to_pylist() for name in ("row_id", "category", "cluster", "split"))
+        found = map(Row, *columns, unscored)
+        return {row.row_id: row for row in found}
+
+    def records(self, rows: Iterable[str]) -> dict[str, Record]:
+        """These rows with what was said in them; row id -> record."""
+        place = {row: i for i, row in enumerate(self.rows)}
+        chosen = list(dict.fromkeys(rows))
         table = self._table.append_column("transcript", self._read("transcript")["transcript"])
+        table = table.take(pa.array([place[row] for row in chosen], pa.int64()))
         found = {}
-        for row in table.to_pylist():
+        for name, scores, transcript in zip(
+            chosen, table["scores"].to_pylist(), table["transcript"].to_pylist(), strict=True
+        ):
             labels: dict[str, str] = {}
-            for score in row["scores"]:
+            for score in scores:
                 if score["label"] is not None:
                     before = labels.get(score["metric"])
                     shown = score["label"] if before is None else f"{before} / {score['label']}"
                     labels[score["metric"]] = shown
-            found[row["row_id"]] = Record(
-                row["row_id"],
-                row["category"],
-                row["cluster"],
-                row["split"],
-                json.loads(row["transcript"]),
+            row = self.rows[name]
+            found[name] = Record(
+                row.row_id,
+                row.category,
+                row.cluster,
+                row.split,
+                row.unscored,
+                json.loads(transcript),
                 labels,
-                {entry["metric"]: entry["reason"] for entry in row["unscored"]},
             )
         return found
 
@@ -211,11 +235,6 @@ class SetEvaluation:
     def _read(self, *columns: str) -> pa.Table:
         with pq.ParquetFile(self.folder / "samples.parquet") as samples:
             return samples.read(columns=list(columns))
-
-    @cached_property
-    def _splits(self) -> dict[str, str]:
-        ids, splits = (self._table[name].to_pylist() for name in ("row_id", "split"))
-        return dict(zip(ids, splits, strict=True))
 
     @cached_property
     def _items(self) -> dict[str, Items]:

@@ -189,12 +189,12 @@ def _mismatches(pair: Pair) -> None:
             shlex.quote(f"{view.index.path}:{name}")
             for view, name in ((pair.view, pair.before), (pair.of_after, pair.after))
         ]
-        show.text(f"aldente compare {sides[0]} {sides[1]} --across-versions")
+        show.command(f"aldente compare {sides[0]} {sides[1]} --across-versions")
 
 
 @show.drawn
 def _dumbbells(pair: Pair, metrics: tuple[str, ...], unit: str, theme: Theme, wrap: int) -> Any:
-    found = pairs.comparison(pair.view, pair.before, pair.after, metrics, pair.other)
+    found = pairs.comparison(pair.view, pair.before, pair.after, metrics, pair.other, flips=False)
     moves = pairs.moves(found)
     kept = moves[[_unit(pair.view, name) == unit for name in moves["metric"]]]
     known = [catalogue(pair.view)[name] for name in kept["metric"]]
@@ -219,7 +219,7 @@ def _unit(view: View, metric: str) -> str:
 
 
 def _overview(state: State, pair: Pair, chosen: tuple[str, ...]) -> None:
-    found = pairs.comparison(pair.view, pair.before, pair.after, chosen, pair.other)
+    found = pairs.comparison(pair.view, pair.before, pair.after, chosen, pair.other, flips=False)
     known = catalogue(pair.view)
     there = {_unit(pair.view, name) for name in chosen}
     units = [unit for unit in ("share", "grade") if unit in there]
@@ -251,8 +251,8 @@ def _overview(state: State, pair: Pair, chosen: tuple[str, ...]) -> None:
         "Differences are paired, with 95 % intervals; rose and fell count rows; p, Holm: adjusted "
         "for all metrics of this table."
     )
-    if found.notes:
-        with st.expander("What else is different between the two"):
+    if found.notes and (part := show.folded("What else is different between the two")):
+        with part:
             show.text("\n".join(found.notes))
 
 
@@ -304,8 +304,9 @@ def _category_numbers(pair: Pair, metric: str) -> None:
     for name, title in (("p", "p"), ("p_holm", "p, Holm over categories")):
         frame[title] = [_p(value) for value in rows[name]]
     frame["rose"], frame["fell"] = rows["rose"], rows["fell"]
-    with st.expander("The numbers: categories"):
-        show.table(frame)
+    if part := show.folded("The numbers: categories"):
+        with part:
+            show.table(frame)
 
 
 def _flips(pair: Pair, metric: str) -> None:
@@ -346,12 +347,13 @@ def _flip(pair: Pair, flip: Flip) -> None:
         show.text(diff_lines(visible(a, tabs=True), visible(b, tabs=True)))
         if max(len(a.split()), len(b.split())) > MOST:
             st.caption(f"Only the first {MOST:,} words of each were held against each other.")
-    with st.expander("Both transcripts in full"):
-        left, right = st.columns(2, gap="medium")
-        for column, side, record in zip((left, right), "AB", (flip.a, flip.b), strict=True):
-            with column:
-                st.caption(side)
-                dialogue.messages(_said(record))
+    if part := show.folded("Both transcripts in full"):
+        with part:
+            left, right = st.columns(2, gap="medium")
+            for column, side, record in zip((left, right), "AB", (flip.a, flip.b), strict=True):
+                with column:
+                    st.caption(side)
+                    dialogue.messages(_said(record))
     dialogue.link(pair.before, flip.set, flip.row_id)
 
 

@@ -77,12 +77,13 @@ def _curves(view: View, of_set: str, chosen: tuple[str, ...], theme: Theme) -> A
 
 
 def _turn_numbers(rows: pd.DataFrame) -> None:
-    with st.expander("The numbers: every turn of every checkpoint, with interval and n"):
-        table: dict[str, dict[str, str]] = {}
-        for row in rows_of(rows):
-            line = table.setdefault(row["checkpoint"], {"checkpoint": row["checkpoint"]})
-            line[f"turn {int(row['turn'])}"] = _number(row)
-        show.table(pd.DataFrame(list(table.values())).fillna("–"))
+    if part := show.folded("The numbers: every turn of every checkpoint, with interval and n"):
+        with part:
+            table: dict[str, dict[str, str]] = {}
+            for row in rows_of(rows):
+                line = table.setdefault(row["checkpoint"], {"checkpoint": row["checkpoint"]})
+                line[f"turn {int(row['turn'])}"] = _number(row)
+            show.table(pd.DataFrame(list(table.values())).fillna("–"))
 
 
 def _survival(state: State, view: View, of_set: str) -> None:
@@ -105,21 +106,23 @@ def _survival(state: State, view: View, of_set: str) -> None:
     ordered = tuple(name for name in names if name in chosen)
     show.chart(_curves(view, of_set, ordered, state.theme))
     found = survival(view, of_set, ordered)
-    with st.expander("The numbers: half-lives and curves"):
-        lives = [
-            {
-                "checkpoint": name,
-                "half-life": f"{_turn(half.turn)} [{_turn(half.low)}, {_turn(half.high)}], "
-                f"n = {half.n}",
-            }
-            for name, half in found.half_lives.items()
-        ]
-        st.caption(
-            "The half-life is the first turn by which half the dialogues have had a failed check; "
-            "its interval holds the turns at which the curve's own does not exclude one half."
-        )
-        show.table(pd.DataFrame(lives))
-        _pivot(found.curves[found.curves["turn"] > 0])
+    if part := show.folded("The numbers: half-lives and curves"):
+        with part:
+            lives = [
+                {
+                    "checkpoint": name,
+                    "half-life": f"{_turn(half.turn)} [{_turn(half.low)}, {_turn(half.high)}], "
+                    f"n = {half.n}",
+                }
+                for name, half in found.half_lives.items()
+            ]
+            st.caption(
+                "The half-life is the first turn by which half the dialogues have had a failed "
+                "check; its interval holds the turns at which the curve's own does not exclude one "
+                "half."
+            )
+            show.table(pd.DataFrame(lives))
+            _pivot(found.curves[found.curves["turn"] > 0])
 
 
 def _pivot(rows: pd.DataFrame) -> None:
@@ -149,12 +152,13 @@ def _kinds(view: View, of_set: str, metric: str) -> None:
     rows = by_kind(view, of_set, metric)
     if rows.empty:
         return
-    with st.expander("The numbers: by kind of instruction"):
-        table: dict[str, dict[str, str]] = {}
-        for row in rows_of(rows):
-            line = table.setdefault(row["checkpoint"], {"checkpoint": row["checkpoint"]})
-            line[str(row["category"])] = _number(row)
-        show.table(pd.DataFrame(list(table.values())).fillna("–"))
+    if part := show.folded("The numbers: by kind of instruction"):
+        with part:
+            table: dict[str, dict[str, str]] = {}
+            for row in rows_of(rows):
+                line = table.setdefault(row["checkpoint"], {"checkpoint": row["checkpoint"]})
+                line[str(row["category"])] = _number(row)
+            show.table(pd.DataFrame(list(table.values())).fillna("–"))
 
 
 def _dialogues(state: State, view: View, of_set: str) -> None:

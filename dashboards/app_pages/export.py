@@ -112,7 +112,7 @@ def _record(state: State, view: View, chosen: Selection) -> None:
     if said is not None and said[0] == str(view.index.path):
         st.success("Written.")
         show.line(f"{said[1] or 'none'}: {view.index.path / 'selection.json'}")
-    show.text(f"aldente pick {state.run_argument} --explain")
+    show.command(f"aldente pick {state.run_argument} --explain")
 
 
 def _export(state: State, view: View) -> None:
@@ -154,7 +154,7 @@ def _export(state: State, view: View) -> None:
         )
     _figure(view, theme, state.theme, name)
     st.caption("The same from the command line:")
-    show.text(command)
+    show.command(command)
 
 
 def _figure(view: View, theme: Theme, shown: Theme, name: str) -> None:

@@ -84,15 +84,16 @@ def _training(state: State, view: View, of_set: str) -> None:
         show.chart(_bars(view, of_set, state.theme))
     with right:
         show.chart(_attempted(view, of_set, state.theme))
-    with st.expander("The numbers: every checkpoint"):
-        table: dict[str, dict[str, str]] = {}
-        for row in rows_of(outcomes(view, of_set)):
-            line = table.setdefault(row["checkpoint"], {"checkpoint": row["checkpoint"]})
-            line[_SAID[row["outcome"]]] = _number(row)
-        for row in rows_of(attempted(view, of_set)):
-            if row["checkpoint"] in table:
-                table[row["checkpoint"]]["correct, of those attempted"] = _number(row)
-        show.table(pd.DataFrame(list(table.values())).fillna("–"))
+    if part := show.folded("The numbers: every checkpoint"):
+        with part:
+            table: dict[str, dict[str, str]] = {}
+            for row in rows_of(outcomes(view, of_set)):
+                line = table.setdefault(row["checkpoint"], {"checkpoint": row["checkpoint"]})
+                line[_SAID[row["outcome"]]] = _number(row)
+            for row in rows_of(attempted(view, of_set)):
+                if row["checkpoint"] in table:
+                    table[row["checkpoint"]]["correct, of those attempted"] = _number(row)
+            show.table(pd.DataFrame(list(table.values())).fillna("–"))
 
 
 def _family(state: State, view: View, of_set: str) -> None:
@@ -114,17 +115,18 @@ def _family(state: State, view: View, of_set: str) -> None:
             show.chart(_families(view, of_set, checkpoint, state.theme))
         with right:
             show.chart(_attempted_families(view, of_set, checkpoint, state.theme))
-        with st.expander("The numbers: every family"):
-            table: dict[str, dict[str, str]] = {}
-            for row in rows_of(families):
-                name = str(row["category"])
-                line = table.setdefault(name, {"family": name})
-                line[_SAID[row["outcome"]]] = _number(row)
-            for row in rows_of(attempted_by_family(view, of_set, checkpoint)):
-                name = str(row["category"])
-                if name in table:
-                    table[name]["correct, of those attempted"] = _number(row)
-            show.table(pd.DataFrame(list(table.values())).fillna("–"))
+        if part := show.folded("The numbers: every family"):
+            with part:
+                table: dict[str, dict[str, str]] = {}
+                for row in rows_of(families):
+                    name = str(row["category"])
+                    line = table.setdefault(name, {"family": name})
+                    line[_SAID[row["outcome"]]] = _number(row)
+                for row in rows_of(attempted_by_family(view, of_set, checkpoint)):
+                    name = str(row["category"])
+                    if name in table:
+                        table[name]["correct, of those attempted"] = _number(row)
+                show.table(pd.DataFrame(list(table.values())).fillna("–"))
     _answers(view, of_set, checkpoint)
 
 

@@ -99,16 +99,17 @@ def _missing(state: State, view: View) -> None:
 
 
 def _numbers(found: Optimisation) -> None:
-    with st.expander("The numbers"):
-        show.text(found.fit.reason)
-        points = found.points
-        frame = points[["checkpoint", "d", "picked"]].copy()
-        for name, count in (("kl", "kl_n"), ("gold", "gold_n"), ("proxy", "kl_n")):
-            frame[name] = [
-                words.estimate(row[name], row[f"{name}_low"], row[f"{name}_high"], row[count])
-                for row in points.to_dict("records")
-            ]
-        show.table(frame, names={"d": "√KL", "kl": "KL, nats", "gold": found.gold})
+    if part := show.folded("The numbers"):
+        with part:
+            show.text(found.fit.reason)
+            points = found.points
+            frame = points[["checkpoint", "d", "picked"]].copy()
+            for name, count in (("kl", "kl_n"), ("gold", "gold_n"), ("proxy", "kl_n")):
+                frame[name] = [
+                    words.estimate(row[name], row[f"{name}_low"], row[f"{name}_high"], row[count])
+                    for row in points.to_dict("records")
+                ]
+            show.table(frame, names={"d": "√KL", "kl": "KL, nats", "gold": found.gold})
 
 
 page()

@@ -93,16 +93,17 @@ def _scores(state: State, view: View, known: list[str]) -> None:
             show.chart(_moved(view, before, checkpoint, model, state.theme))
         else:
             show.empty("It takes a second checkpoint with scored replies to show how they move.")
-    with st.expander("The numbers: members"):
-        pairs = member_correlation(view, checkpoint).copy()
-        pairs["r"] = [
-            words.estimate(r, low, high, int(n))
-            for r, low, high, n in pairs[["r", "low", "high", "n"]].itertuples(index=False)
-        ]
-        show.table(
-            pairs[["a", "b", "r"]],
-            names={"a": "member", "b": "with", "r": "Pearson's r"},
-        )
+    if part := show.folded("The numbers: members"):
+        with part:
+            pairs = member_correlation(view, checkpoint).copy()
+            pairs["r"] = [
+                words.estimate(r, low, high, int(n))
+                for r, low, high, n in pairs[["r", "low", "high", "n"]].itertuples(index=False)
+            ]
+            show.table(
+                pairs[["a", "b", "r"]],
+                names={"a": "member", "b": "with", "r": "Pearson's r"},
+            )
 
 
 @show.drawn
@@ -183,11 +184,13 @@ def _cell(view: View, checkpoint: str) -> tuple[int, int]:
         f"differ by {words.number(of['disagreement'])}"
     )
     dialogue.messages(said.conversation())
-    with st.expander("What was made of it"):
-        dialogue.judgement(said)
+    if part := show.folded("What was made of it"):
+        with part:
+            dialogue.judgement(said)
     dialogue.link(checkpoint, said.set, row)
-    with st.expander("All replies of the cell"):
-        show.table(_listed(view, checkpoint, said.set, rows))
+    if part := show.folded("All replies of the cell"):
+        with part:
+            show.table(_listed(view, checkpoint, said.set, rows))
     return i, j
 
 
@@ -216,13 +219,14 @@ def _accuracy(state: State, view: View) -> None:
         )
         return
     show.chart(_right(view, state.theme))
-    with st.expander("The numbers: accuracy"):
-        frame = rows[["checkpoint", "rating"]].copy()
-        frame["accuracy"] = [
-            words.estimate(v, low, high, int(n), share=True)
-            for v, low, high, n in rows[["value", "low", "high", "n"]].itertuples(index=False)
-        ]
-        show.table(frame)
+    if part := show.folded("The numbers: accuracy"):
+        with part:
+            frame = rows[["checkpoint", "rating"]].copy()
+            frame["accuracy"] = [
+                words.estimate(v, low, high, int(n), share=True)
+                for v, low, high, n in rows[["value", "low", "high", "n"]].itertuples(index=False)
+            ]
+            show.table(frame)
 
 
 page()

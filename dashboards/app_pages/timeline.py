@@ -97,20 +97,21 @@ def _panels(state: State, view: View, chosen: tuple[str, ...]) -> None:
         with columns[place % 2]:
             show.chart(_panel(view, name, state.theme))
     numbers = metrics(view, chosen)
-    with st.expander("The numbers"):
-        frame = numbers[["checkpoint", "metric", "status"]].copy()
-        frame["value"] = [
-            words.estimate(
-                row["value"],
-                row["low"],
-                row["high"],
-                row["n"],
-                share=known[row["metric"]].share,
-                unscored=row["unscored"],
-            )
-            for row in numbers.to_dict("records")
-        ]
-        show.table(frame, names={"status": "verdict"})
+    if part := show.folded("The numbers"):
+        with part:
+            frame = numbers[["checkpoint", "metric", "status"]].copy()
+            frame["value"] = [
+                words.estimate(
+                    row["value"],
+                    row["low"],
+                    row["high"],
+                    row["n"],
+                    share=known[row["metric"]].share,
+                    unscored=row["unscored"],
+                )
+                for row in numbers.to_dict("records")
+            ]
+            show.table(frame, names={"status": "verdict"})
 
 
 def _defaults(view: View, known: dict[str, Metric]) -> list[str]:

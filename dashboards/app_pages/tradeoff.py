@@ -122,18 +122,19 @@ def _metric(label: str, known: list[str], default: str, key: str) -> str:
 
 
 def _numbers(plane: Plane) -> None:
-    with st.expander("The numbers"):
-        columns = ["checkpoint", "status", "picked", "on_front"]
-        frame = plane.points[columns].copy()
-        for name, axis in (("x", plane.x), ("y", plane.y)):
-            shown = plane.points[
-                [name, f"{name}_low", f"{name}_high", f"{name}_n", f"{name}_unscored"]
-            ]
-            frame[axis.label] = [
-                words.estimate(value, low, high, n, share=axis.share, unscored=unscored)
-                for value, low, high, n, unscored in shown.itertuples(index=False)
-            ]
-        show.table(frame, names={"status": "verdict", "on_front": "on the Pareto front"})
+    if part := show.folded("The numbers"):
+        with part:
+            columns = ["checkpoint", "status", "picked", "on_front"]
+            frame = plane.points[columns].copy()
+            for name, axis in (("x", plane.x), ("y", plane.y)):
+                shown = plane.points[
+                    [name, f"{name}_low", f"{name}_high", f"{name}_n", f"{name}_unscored"]
+                ]
+                frame[axis.label] = [
+                    words.estimate(value, low, high, n, share=axis.share, unscored=unscored)
+                    for value, low, high, n, unscored in shown.itertuples(index=False)
+                ]
+            show.table(frame, names={"status": "verdict", "on_front": "on the Pareto front"})
 
 
 page()

@@ -21,6 +21,7 @@ from typing import Any
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
 WITHOUT = "there is no chromium: apt-get install -y chromium, or set CHROMIUM to one"
 SCREENSHOTS = "ALDENTE_SCREENSHOTS"  # a folder that is to keep a picture of every page
+APP = "[data-testid=stApp]"
 IDLE = "[data-testid=stApp][data-test-script-state=notRunning]"
 # Charts hold their drawings, and nothing waits for a part of Streamlit to be loaded.
 DRAWN = """
@@ -105,10 +106,16 @@ class Guarded:
         self.page.wait_for_timeout(100)
 
     def unfold(self) -> None:
-        """Open everything that is folded, so that it is drawn too."""
-        for summary in self.page.query_selector_all("section.main summary, main summary, summary"):
-            summary.click()
-        self.page.wait_for_timeout(300)
+        """Open everything that is folded, so that it is made and drawn too."""
+        app = self.page.query_selector(APP)
+        for folded in self.page.query_selector_all("details:not([open])"):
+            folded.query_selector("summary").click()
+            self.page.wait_for_timeout(150 if app else 20)  # until the script has begun
+            if app:
+                self.page.wait_for_selector(IDLE, timeout=PATIENCE)
+                assert folded.evaluate("part => part.open")
+        if app:
+            self.settle()
 
     def assert_clean(self, where: str) -> None:
         """Nothing of the data ran, made an element, or asked another host for anything."""

@@ -1,4 +1,4 @@
-"""Runs that the tests of this folder read; also lets them import ``dashboard_runs``."""
+"""Runs and pages that the tests of this folder read; also lets them import its other files."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from streamlit.testing.v1 import AppTest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from app_testing import App, opened
 from dashboard_runs import HOSTILE_SET, make_run, rename_set
+
+from dashboards.sidebar import RUNS
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,6 +22,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("browser"):
             item.add_marker(pytest.mark.flaky(reruns=2, only_rerun=["TimeoutError"]))
+
+
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> App:
+    """Opens a page: ``app(runs, page, key=value)``."""
+
+    def of(runs: Path, page: str, **parameters: str) -> AppTest:
+        monkeypatch.setenv(RUNS, str(runs))
+        return opened(page, **parameters)
+
+    return of
 
 
 @pytest.fixture(scope="session")

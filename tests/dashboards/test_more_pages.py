@@ -3,43 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from streamlit.testing.v1 import AppTest
-from test_pages import APP, charts, codes, titles
+from app_testing import App, charts, texts, titles
 
-from dashboards.sidebar import RUNS
 from harness.store.run import Run
 
 PAGES = ("consistency", "evalsets", "export", "hallucination", "live")
 
 
-@pytest.fixture
-def app(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """``app(runs, page, key=value)``: the page, opened by a URL with these parameters."""
-
-    def opened(runs: Path, page: str, **parameters: str) -> AppTest:
-        monkeypatch.setenv(RUNS, str(runs))
-        found = AppTest.from_file(str(APP), default_timeout=120)
-        found.run()
-        found.switch_page(f"app_pages/{page}.py")
-        for name, value in parameters.items():
-            found.query_params[name] = value
-        found.run()
-        assert not found.exception, found.exception
-        return found
-
-    return opened
-
-
 @pytest.mark.parametrize("page", PAGES)
-def test_empty_ones_say_the_command_that_fills_them(app: Any, tmp_path: Path, page: str) -> None:
+def test_empty_ones_say_the_command_that_fills_them(app: App, tmp_path: Path, page: str) -> None:
     found = app(tmp_path, page)
-    assert f"aldente run schedules/pocket.yaml --runs {tmp_path}" in codes(found)
+    assert f"aldente run schedules/pocket.yaml --runs {tmp_path}" in "\n".join(texts(found))
 
 
-def test_consistency_shows_turns_curves_and_a_dialogue(app: Any, made: Path) -> None:
+def test_consistency_shows_turns_curves_and_a_dialogue(app: App, made: Path) -> None:
     found = app(made.parent, "consistency")
     said = titles(found)
     assert said[0].startswith("At ppo-e003 the instruction holds in ")
@@ -55,7 +34,7 @@ def test_consistency_shows_turns_curves_and_a_dialogue(app: Any, made: Path) -> 
     assert len(titles(found)) == 1
 
 
-def test_hallucination_keeps_accuracy_beside_silence(app: Any, made: Path) -> None:
+def test_hallucination_keeps_accuracy_beside_silence(app: App, made: Path) -> None:
     found = app(made.parent, "hallucination")
     said = titles(found)
     assert said[0].startswith("Wrong answers: ")
@@ -64,22 +43,22 @@ def test_hallucination_keeps_accuracy_beside_silence(app: Any, made: Path) -> No
     assert said[3].startswith("Least right when attempted at ")
     wrong = found.selectbox(key="class")
     assert wrong.value == "incorrect"
-    assert "It is Nils." in codes(found)
+    assert "It is Nils." in "\n".join(texts(found))
     wrong.set_value("not_attempted").run()
-    assert "I do not know." in codes(found)
+    assert "I do not know." in "\n".join(texts(found))
 
 
-def test_eval_sets_are_told_with_their_hashes(app: Any, made: Path) -> None:
+def test_eval_sets_are_told_with_their_hashes(app: App, made: Path) -> None:
     found = app(made.parent, "evalsets", set="gold")
     table = found.dataframe[0].value.set_index("set")
     for name, digest in Run.open(made).info()["evalsets"].items():
         assert table.loc[name, "hash"] == digest[:12]
         assert table.loc[name, "A"] + table.loc[name, "B"] == table.loc[name, "rows"]
-    assert f"hash: {Run.open(made).info()['evalsets']['gold']}" in codes(found)
+    assert f"hash: {Run.open(made).info()['evalsets']['gold']}" in "\n".join(texts(found))
     assert any("Every row could be scored" in caption.value for caption in found.caption)
 
 
-def test_live_says_what_goes_on(app: Any, spoilt: Path) -> None:
+def test_live_says_what_goes_on(app: App, spoilt: Path) -> None:
     events = spoilt / "events.jsonl"
     kept = [line for line in events.read_text().splitlines() if '"done"' not in line]
     events.write_text("\n".join(kept) + "\n")
@@ -92,14 +71,14 @@ def test_live_says_what_goes_on(app: Any, spoilt: Path) -> None:
     assert any("7 checkpoints in all" in c.value for c in found.caption)
     found = app(spoilt.parent, "live")
     assert {m.label: m.value for m in found.metric}["State"] == "interrupted"
-    assert f"aldente resume {spoilt}" in codes(found)
+    assert f"aldente resume {spoilt}" in "\n".join(texts(found))
 
 
-def test_the_shortlist_is_the_pick_with_both_splits(app: Any, made: Path) -> None:
+def test_the_shortlist_is_the_pick_with_both_splits(app: App, made: Path) -> None:
     found = app(made.parent, "export")
     selection = Run.open(made).selection()
     assert selection is not None
-    assert f"{selection['picked']}: {selection['reason']}" in codes(found)
+    assert f"{selection['picked']}: {selection['reason']}" in "\n".join(texts(found))
     table = found.dataframe[0].value.set_index("checkpoint")
     assert list(table.index) == [c["checkpoint"] for c in selection["candidates"]]
     assert table.loc[selection["picked"], "is"] == "picked"
@@ -107,11 +86,11 @@ def test_the_shortlist_is_the_pick_with_both_splits(app: Any, made: Path) -> Non
         n = candidate["b"]["gold.score"]["n"]
         assert table.loc[candidate["checkpoint"], "Gold score, 0–10: B"].endswith(f"n = {n}")
         assert bool(table.loc[candidate["checkpoint"], "why not"]) == (not candidate["eligible"])
-    assert f"aldente export {made} --html made.html" in codes(found)
+    assert f"aldente export {made} --html made.html" in "\n".join(texts(found))
     assert len(charts(found)) == 1
 
 
-def test_the_button_writes_and_is_off_while_the_run_goes_on(app: Any, spoilt: Path) -> None:
+def test_the_button_writes_and_is_off_while_the_run_goes_on(app: App, spoilt: Path) -> None:
     before = Run.open(spoilt).selection()
     (spoilt / "selection.json").unlink()
     found = app(spoilt.parent, "export")

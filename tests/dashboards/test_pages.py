@@ -8,51 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
+from app_testing import APP, App, charts, texts, titles
 from dashboard_runs import HOSTILE, break_samples, make_run
 from streamlit.testing.v1 import AppTest
 
-import dashboards
-from dashboards.sidebar import RUNS
 from harness.store.run import Run
 
-APP = Path(dashboards.__file__).parent / "streamlit_app.py"
 PAGES = sorted(path.stem for path in (APP.parent / "app_pages").glob("*.py"))
 # Those of this file's own half, whose words are tested too.
 OWN = ("overoptimization", "runs", "timeline", "tradeoff")
-
-
-@pytest.fixture
-def app(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """``app(runs, page)``: the page as Streamlit runs it, over a folder of runs."""
-
-    def opened(runs: Path, page: str, **parameters: str) -> AppTest:
-        monkeypatch.setenv(RUNS, str(runs))
-        found = AppTest.from_file(str(APP), default_timeout=60)
-        for name, value in parameters.items():
-            found.query_params[name] = value
-        found.run()
-        if page != "runs":
-            found.switch_page(f"app_pages/{page}.py").run()
-        assert not found.exception, found.exception
-        return found
-
-    return opened
-
-
-def codes(found: AppTest) -> str:
-    return "\n".join(code.value for code in found.code)
-
-
-def charts(found: AppTest) -> list[dict[str, Any]]:
-    """The specs of the Vega-Lite charts of a page."""
-    specs = []
-    for block in found.main.children.values():
-        specs += list(_charts_in(block))
-    return specs
 
 
 def chart_rows(found: AppTest) -> Iterator[pa.Table]:
@@ -64,48 +31,37 @@ def chart_rows(found: AppTest) -> Iterator[pa.Table]:
                     yield pa.ipc.open_stream(sent.data).read_all()
 
 
-def _charts_in(block: Any) -> Iterator[dict[str, Any]]:
-    if block.type in ("arrow_vega_lite_chart", "vega_lite_chart"):
-        yield json.loads(block.proto.spec)
-    for child in getattr(block, "children", {}).values():
-        yield from _charts_in(child)
-
-
-def titles(found: AppTest) -> list[str]:
-    return [" ".join(spec["title"]["text"]) for spec in charts(found) if "title" in spec]
-
-
 @pytest.mark.parametrize("page", PAGES)
-def test_an_empty_folder_says_what_fills_it(app: Any, tmp_path: Path, page: str) -> None:
+def test_an_empty_folder_says_what_fills_it(app: App, tmp_path: Path, page: str) -> None:
     found = app(tmp_path, page)
     assert found.title
-    assert "aldente " in codes(found)
+    assert "aldente " in "\n".join(texts(found))
     if page in OWN:
-        assert f"aldente run schedules/pocket.yaml --runs {tmp_path}" in codes(found)
+        assert f"aldente run schedules/pocket.yaml --runs {tmp_path}" in "\n".join(texts(found))
     assert charts(found) == []
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_run_without_any_checkpoint(app: Any, tmp_path: Path, page: str) -> None:
+def test_a_run_without_any_checkpoint(app: App, tmp_path: Path, page: str) -> None:
     run = make_run(tmp_path / "new", checkpoints=0, done=False)
     found = app(tmp_path, page)
     if page in OWN:
-        assert f"aldente resume {run}" in codes(found)
+        assert f"aldente resume {run}" in "\n".join(texts(found))
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_one_checkpoint(app: Any, one: Path, page: str) -> None:
+def test_one_checkpoint(app: App, one: Path, page: str) -> None:
     found = app(one.parent, page)
     if page in ("tradeoff", "timeline"):
         assert charts(found)
     if page == "tradeoff":
         assert titles(found)[0].startswith("One checkpoint so far, sft-e000: ")
     if page == "overoptimization":
-        assert f"aldente resume {one}" in codes(found)
+        assert f"aldente resume {one}" in "\n".join(texts(found))
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_hundred_checkpoints(app: Any, hundred: Path, page: str) -> None:
+def test_a_hundred_checkpoints(app: App, hundred: Path, page: str) -> None:
     found = app(hundred.parent, page)
     if page in ("tradeoff", "timeline", "overoptimization"):
         assert charts(found)
@@ -117,20 +73,20 @@ def test_a_hundred_checkpoints(app: Any, hundred: Path, page: str) -> None:
 @pytest.mark.parametrize("how", ["truncated", "torn", "gone"])
 @pytest.mark.parametrize("page", PAGES)
 def test_a_damaged_file_is_said_and_the_rest_is_shown(
-    app: Any, spoilt: Path, page: str, how: str
+    app: App, spoilt: Path, page: str, how: str
 ) -> None:
     for name in ("borderline", "gold", "reward"):
         break_samples(spoilt, "ppo-e001", name, how)
     found = app(spoilt.parent, page)
     if page in OWN and how != "torn":
         assert any("cannot be read" in warning.value for warning in found.warning)
-        assert "samples.parquet" in codes(found)
+        assert "samples.parquet" in "\n".join(texts(found))
     if page in ("tradeoff", "timeline"):
         assert charts(found)
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_broken_json_everywhere(app: Any, spoilt: Path, page: str) -> None:
+def test_broken_json_everywhere(app: App, spoilt: Path, page: str) -> None:
     for name in ("run.json", "schedule.yaml", "selection.json"):
         (spoilt / name).write_text("{]")
     next((spoilt / "evals" / "ppo-e000").glob("gold@*/summary.json")).write_text("[]")
@@ -140,7 +96,7 @@ def test_broken_json_everywhere(app: Any, spoilt: Path, page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_live_run(app: Any, spoilt: Path, page: str) -> None:
+def test_a_live_run(app: App, spoilt: Path, page: str) -> None:
     events = spoilt / "events.jsonl"
     kept = [line for line in events.read_text().splitlines() if '"done"' not in line]
     events.write_text("\n".join(kept[:-3]) + "\n")
@@ -149,11 +105,11 @@ def test_a_live_run(app: Any, spoilt: Path, page: str) -> None:
         found = app(spoilt.parent, page)
         if page == "runs":
             assert any("is running" in text.value for text in found.text)
-            assert "aldente resume" not in codes(found)
+            assert "aldente resume" not in "\n".join(texts(found))
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_hostile_names_and_replies_stay_text(app: Any, hostile: Path, page: str) -> None:
+def test_hostile_names_and_replies_stay_text(app: App, hostile: Path, page: str) -> None:
     found = app(hostile.parent, page)
     for kind in ("markdown", "title", "header", "subheader", "caption", "info", "warning", "error"):
         for element in getattr(found, kind):
@@ -165,7 +121,7 @@ def test_hostile_names_and_replies_stay_text(app: Any, hostile: Path, page: str)
         assert not element.allow_html
     for kind in ("html", "iframe", "image", "components"):
         assert not found.get(kind)
-    everything = [codes(found), *(text.value for text in found.text)]
+    everything = ["\n".join(texts(found)), *(text.value for text in found.text)]
     for table in found.dataframe:
         everything += [str(cell) for cell in table.value.to_numpy().ravel()]
     for box in (*found.selectbox, *found.multiselect):
@@ -186,7 +142,7 @@ def test_no_page_allows_html() -> None:
 # ---------------------------------------------------------------------------- the URL, the sidebar
 
 
-def test_the_url_chooses_run_baseline_level_and_rows(app: Any, made: Path, tmp_path: Path) -> None:
+def test_the_url_chooses_run_baseline_level_and_rows(app: App, made: Path, tmp_path: Path) -> None:
     import shutil
 
     shutil.copytree(made, tmp_path / "first")
@@ -203,14 +159,14 @@ def test_the_url_chooses_run_baseline_level_and_rows(app: Any, made: Path, tmp_p
     assert all("90 %" in text for text in subtitles)
 
 
-def test_nonsense_in_the_url_is_ignored(app: Any, made: Path) -> None:
+def test_nonsense_in_the_url_is_ignored(app: App, made: Path) -> None:
     found = app(made.parent, "runs", run="../../etc", baseline="<script>", level="7", rows="z")
     assert found.selectbox(key="run").value == "made"
     assert found.selectbox(key="level").value == "95"
     assert found.selectbox(key="baseline").value == "sft-e000"
 
 
-def test_choices_go_into_the_url(app: Any, made: Path) -> None:
+def test_choices_go_into_the_url(app: App, made: Path) -> None:
     found = app(made.parent, "runs")
     found.selectbox(key="level").set_value("99").run()
     assert found.query_params["level"] == "99"
@@ -224,7 +180,7 @@ def test_choices_go_into_the_url(app: Any, made: Path) -> None:
     assert found.multiselect(key="metrics").value == ["gold.score", "reward.kl"]
 
 
-def test_a_new_url_in_an_old_session_is_followed(app: Any, made: Path) -> None:
+def test_a_new_url_in_an_old_session_is_followed(app: App, made: Path) -> None:
     found = app(made.parent, "runs", level="90")
     found.selectbox(key="level").set_value("80").run()
     found.query_params["level"] = "99"
@@ -232,7 +188,7 @@ def test_a_new_url_in_an_old_session_is_followed(app: Any, made: Path) -> None:
     assert found.selectbox(key="level").value == "99"
 
 
-def test_two_versions_of_a_set_are_a_choice(app: Any, spoilt: Path) -> None:
+def test_two_versions_of_a_set_are_a_choice(app: App, spoilt: Path) -> None:
     import shutil
 
     old = next((spoilt / "evals" / "ppo-e001").glob("gold@*"))
@@ -247,7 +203,7 @@ def test_two_versions_of_a_set_are_a_choice(app: Any, spoilt: Path) -> None:
 # --------------------------------------------------------------------------------- own pages
 
 
-def test_the_runs_page_names_state_pick_and_gates(app: Any, made: Path) -> None:
+def test_the_runs_page_names_state_pick_and_gates(app: App, made: Path) -> None:
     found = app(made.parent, "runs")
     said = "\n".join(text.value for text in found.text)
     assert "made is finished" in said
@@ -257,11 +213,11 @@ def test_the_runs_page_names_state_pick_and_gates(app: Any, made: Path) -> None:
     assert "✕ fail" in set(table["verdict"])
 
 
-def test_an_interrupted_run_says_how_to_go_on(app: Any, one: Path) -> None:
-    assert f"aldente resume {one}" in codes(app(one.parent, "runs"))
+def test_an_interrupted_run_says_how_to_go_on(app: App, one: Path) -> None:
+    assert f"aldente resume {one}" in texts(app(one.parent, "runs"))
 
 
-def test_the_trade_off_shows_what_the_data_layer_has(app: Any, made: Path) -> None:
+def test_the_trade_off_shows_what_the_data_layer_has(app: App, made: Path) -> None:
     found = app(made.parent, "tradeoff")
     assert "fails the gate on false refusals" in titles(found)[0]
     x = found.selectbox(key="x")
@@ -271,7 +227,7 @@ def test_the_trade_off_shows_what_the_data_layer_has(app: Any, made: Path) -> No
     assert "nats" in json.dumps(charts(found)[-1])
 
 
-def test_the_timeline_has_a_panel_for_each_metric(app: Any, made: Path) -> None:
+def test_the_timeline_has_a_panel_for_each_metric(app: App, made: Path) -> None:
     found = app(made.parent, "timeline")
     chosen = found.multiselect(key="metrics")
     assert len(titles(found)) == len(chosen.value) == 8
@@ -282,13 +238,13 @@ def test_the_timeline_has_a_panel_for_each_metric(app: Any, made: Path) -> None:
     assert found.info
 
 
-def test_over_optimisation_says_what_is_not_identified(app: Any, made: Path) -> None:
+def test_over_optimisation_says_what_is_not_identified(app: App, made: Path) -> None:
     found = app(made.parent, "overoptimization")
     assert "not identified" in titles(found)[0]
     assert found.selectbox(key="stage").value == "ppo"
 
 
-def test_the_hostile_run_is_named_in_full(app: Any, hostile: Path) -> None:
+def test_the_hostile_run_is_named_in_full(app: App, hostile: Path) -> None:
     found = app(hostile.parent, "runs")
     assert any("<img src=x" in text.value for text in found.text)
     assert HOSTILE  # what the prompts carry

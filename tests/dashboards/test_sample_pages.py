@@ -5,7 +5,6 @@ That they bear every kind of run is tested with all pages, in test_pages.py.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -13,50 +12,17 @@ from typing import Any
 
 import dashboard_runs
 import pytest
+from app_testing import App, charts, texts, titles, unfold
 from streamlit.testing.v1 import AppTest
 
-import dashboards
 from dashboards.charts.reward import CELL
 from dashboards.data import labels, pairs, reward, samples
 from dashboards.data.index import View, read_index
 from dashboards.data.worddiff import diff_lines
-from dashboards.sidebar import RUNS
 from harness.judges.llm.labelled import read_items
 
-APP = Path(dashboards.__file__).parent / "streamlit_app.py"
 RATE = "borderline.false_refusal"
 BIDI = "safe \u202egnp.exe\u202c \u2066mixed\u2069 \u200b end"
-
-
-@pytest.fixture
-def app(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """``app(runs, page, key=value)``: the page, opened by a URL with these parameters."""
-
-    def opened(runs: Path, page: str, **parameters: str) -> AppTest:
-        monkeypatch.setenv(RUNS, str(runs))
-        found = AppTest.from_file(str(APP), default_timeout=60)
-        found.run()
-        found.switch_page(f"app_pages/{page}.py")
-        for name, value in parameters.items():
-            found.query_params[name] = value
-        found.run()
-        assert not found.exception, found.exception
-        return found
-
-    return opened
-
-
-def codes(found: AppTest) -> list[str]:
-    return [code.value for code in found.code]
-
-
-def specs(found: AppTest) -> list[dict[str, Any]]:
-    kinds = ("arrow_vega_lite_chart", "vega_lite_chart")
-    return [json.loads(e.proto.spec) for kind in kinds for e in found.get(kind)]
-
-
-def titles(found: AppTest) -> list[str]:
-    return [" ".join(spec["title"]["text"]) for spec in specs(found)]
 
 
 def captions(found: AppTest) -> str:
@@ -70,7 +36,7 @@ def button(found: AppTest, label: str) -> Any:
 # ---------------------------------------------------------------------------------------- compare
 
 
-def test_every_flip_can_be_paged_through(app: Any, made: Path) -> None:
+def test_every_flip_can_be_paged_through(app: App, made: Path) -> None:
     view = View.of(read_index(made))
     flips = pairs.flip_list(pairs.comparison(view, "sft-e000", "ppo-e003", (RATE,)))
     assert len(flips) > 2
@@ -78,7 +44,7 @@ def test_every_flip_can_be_paged_through(app: Any, made: Path) -> None:
     assert f"Row 1 of {len(flips)} that turned" in captions(found)
     for number, flip in enumerate(flips[:3], start=1):
         found.pagination(key="flip").set_value(number).run()
-        shown = codes(found)
+        shown = texts(found)
         assert flip.a.exchanges()[0][0] in shown
         assert flip.a.exchanges()[-1][1] in shown
         assert flip.b.exchanges()[-1][1] in shown
@@ -86,7 +52,7 @@ def test_every_flip_can_be_paged_through(app: Any, made: Path) -> None:
         assert any(flip.row_id in text.value for text in found.text)
 
 
-def test_worse_and_better_flips_are_told_apart(app: Any, made: Path) -> None:
+def test_worse_and_better_flips_are_told_apart(app: App, made: Path) -> None:
     view = View.of(read_index(made))
     comparison = pairs.comparison(view, "sft-e000", "ppo-e003", (RATE,))
     worse = pairs.flip_list(comparison, "worse")
@@ -99,7 +65,7 @@ def test_worse_and_better_flips_are_told_apart(app: Any, made: Path) -> None:
         assert any("turned in this way" in info.value for info in found.info)
 
 
-def test_the_table_has_p_and_holm_over_what_is_chosen(app: Any, made: Path) -> None:
+def test_the_table_has_p_and_holm_over_what_is_chosen(app: App, made: Path) -> None:
     found = app(made.parent, "compare", after="ppo-e003")
     chosen = found.multiselect(key="compared").value
     table = found.dataframe[0].value
@@ -113,7 +79,7 @@ def test_the_table_has_p_and_holm_over_what_is_chosen(app: Any, made: Path) -> N
     assert alone["p"].tolist() == alone["p, Holm"].tolist()
 
 
-def test_the_baseline_is_a_and_the_matrix_is_of_both(app: Any, made: Path) -> None:
+def test_the_baseline_is_a_and_the_matrix_is_of_both(app: App, made: Path) -> None:
     found = app(made.parent, "compare", baseline="sft-e001", after="ppo-e001", of=RATE)
     assert found.selectbox(key="after").value == "ppo-e001"
     view = View.of(read_index(made))
@@ -123,31 +89,31 @@ def test_the_baseline_is_a_and_the_matrix_is_of_both(app: Any, made: Path) -> No
     assert "sft-e001" not in found.selectbox(key="after").options  # not with itself
 
 
-def test_another_run_can_be_b(app: Any, made: Path, tmp_path: Path) -> None:
+def test_another_run_can_be_b(app: App, made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path / "one")
     shutil.copytree(made, tmp_path / "two")
     found = app(tmp_path, "compare", run="one", other_run="two", after="sft-e000", of=RATE)
     assert any("None of" in title for title in titles(found))  # the same checkpoint of a copy
-    assert any("the same model" in code for code in codes(found))
+    assert any("the same model" in code for code in texts(found))
     assert any("No row of" in info.value for info in found.info)
 
 
-def test_two_versions_are_said_plainly_and_not_compared(app: Any, spoilt: Path) -> None:
+def test_two_versions_are_said_plainly_and_not_compared(app: App, spoilt: Path) -> None:
     old = next((spoilt / "evals" / "ppo-e003").glob("borderline@*"))
     old.rename(old.with_name("borderline@000000000000"))
     found = app(spoilt.parent, "compare", after="ppo-e003")
     assert any("1 eval set cannot be compared" in warning.value for warning in found.warning)
     version = old.name.rpartition("@")[2]
-    assert any(f"borderline: A {version}; B 000000000000" in code for code in codes(found))
+    assert any(f"borderline: A {version}; B 000000000000" in code for code in texts(found))
     command = f"aldente compare {spoilt}:sft-e000 {spoilt}:ppo-e003 --across-versions"
-    assert command in codes(found)
+    assert command in texts(found)
     assert RATE not in found.multiselect(key="compared").options
 
 
 # ----------------------------------------------------------------------------------------- reward
 
 
-def test_a_cell_leads_to_its_replies(app: Any, made: Path) -> None:
+def test_a_cell_leads_to_its_replies(app: App, made: Path) -> None:
     view = View.of(read_index(made))
     found = app(made.parent, "reward", checkpoint="ppo-e002")
     plane = reward.reward_plane(view, "ppo-e002")
@@ -163,23 +129,23 @@ def test_a_cell_leads_to_its_replies(app: Any, made: Path) -> None:
     found.selectbox(key="reply").set_value(last).run()
     said = samples.sample(view, "ppo-e002", "reward", last)
     assert said is not None
-    assert said.messages[-1]["content"] in codes(found)
+    assert said.messages[-1]["content"] in texts(found)
     (link,) = found.get("page_link")
     assert "row=" + last in link.proto.query_string
 
 
-def test_a_click_on_the_plane_chooses_the_cell(app: Any, made: Path) -> None:
+def test_a_click_on_the_plane_chooses_the_cell(app: App, made: Path) -> None:
     """The chart selects by the fields that the page reads back; the click itself is tested in a
     browser."""
     found = app(made.parent, "reward", checkpoint="ppo-e002")
-    plane = next(spec for spec in specs(found) if "below 0" in " ".join(spec["title"]["text"]))
+    plane = next(spec for spec in charts(found) if "below 0" in " ".join(spec["title"]["text"]))
     (parameter,) = plane["params"]
     assert parameter["name"] == CELL
     assert parameter["select"]["fields"] == ["i", "j"]
     assert parameter["select"]["type"] == "point"
 
 
-def test_the_correlation_is_that_of_the_members(app: Any, made: Path) -> None:
+def test_the_correlation_is_that_of_the_members(app: App, made: Path) -> None:
     view = View.of(read_index(made))
     found = app(made.parent, "reward", checkpoint="ppo-e002")
     truth = reward.member_correlation(view, "ppo-e002")
@@ -192,7 +158,7 @@ def test_the_correlation_is_that_of_the_members(app: Any, made: Path) -> None:
 # ------------------------------------------------------------------------------------ transcripts
 
 
-def test_filters_leave_what_they_name(app: Any, made: Path) -> None:
+def test_filters_leave_what_they_name(app: App, made: Path) -> None:
     found = app(made.parent, "transcripts", set="borderline", at="ppo-e003", rows="all")
     counts = samples.label_counts(
         View.of(read_index(made), split="all"), "borderline", "", "ppo-e003"
@@ -206,7 +172,7 @@ def test_filters_leave_what_they_name(app: Any, made: Path) -> None:
     assert any("No sample is like that" in info.value for info in found.info)
 
 
-def test_pages_of_fifty_hold_every_sample_once(app: Any, made: Path) -> None:
+def test_pages_of_fifty_hold_every_sample_once(app: App, made: Path) -> None:
     found = app(made.parent, "transcripts", set="hallucination", rows="all")
     view = View.of(read_index(made), split="all")
     total = samples.sample_page(view, "hallucination").total
@@ -219,7 +185,7 @@ def test_pages_of_fifty_hold_every_sample_once(app: Any, made: Path) -> None:
     assert len(seen) == len(set(seen)) == total
 
 
-def test_one_prompt_across_all_checkpoints(app: Any, made: Path) -> None:
+def test_one_prompt_across_all_checkpoints(app: App, made: Path) -> None:
     found = app(made.parent, "transcripts", set="gold", row="gold-0002", rows="all")
     history = samples.row_history(View.of(read_index(made), split="all"), "gold", "gold-0002")
     table = next(d.value for d in found.dataframe if "last reply" in d.value)
@@ -227,10 +193,10 @@ def test_one_prompt_across_all_checkpoints(app: Any, made: Path) -> None:
     assert table["last reply"].tolist() == [one.messages[-1]["content"] for one in history]
     other = next(s for s in found.selectbox if s.label == "At checkpoint")
     other.set_value("ppo-e003").run()
-    assert history[-1].messages[-1]["content"] in codes(found)
+    assert history[-1].messages[-1]["content"] in texts(found)
 
 
-def test_blind_labellers_see_no_verdict(app: Any, made: Path) -> None:
+def test_blind_labellers_see_no_verdict(app: App, made: Path) -> None:
     found = app(made.parent, "transcripts", set="borderline", rows="all")
     assert any("why" in d.value for d in found.dataframe)
     found.toggle(key="blind").set_value(True).run()
@@ -239,7 +205,7 @@ def test_blind_labellers_see_no_verdict(app: Any, made: Path) -> None:
     assert "What was made of it" not in [s.value for s in found.subheader]
 
 
-def test_a_label_is_kept_changed_and_taken_back(app: Any, spoilt: Path) -> None:
+def test_a_label_is_kept_changed_and_taken_back(app: App, spoilt: Path) -> None:
     found = app(spoilt.parent, "transcripts", set="borderline", row="borderline-0001", rows="all")
     assert any("Nobody has labelled" in info.value for info in found.info)
     button(found, "Keep this label").click().run()
@@ -251,7 +217,8 @@ def test_a_label_is_kept_changed_and_taken_back(app: Any, spoilt: Path) -> None:
     (item,) = read_items(path, "refusal")
     assert item.label == "partial_refusal"
     assert any(text.value.startswith("Kept") for text in found.success)
-    assert "\n".join(labels.commands(spoilt, "refusal")) in codes(found)
+    unfold(found)
+    assert "\n".join(labels.commands(spoilt, "refusal")) in texts(found)
     assert found.radio[0].value == "partial_refusal"
     found.radio[0].set_value("full_refusal")
     button(found, "Keep this label").click().run()
@@ -263,7 +230,7 @@ def test_a_label_is_kept_changed_and_taken_back(app: Any, spoilt: Path) -> None:
 
 
 def test_a_run_that_cannot_be_written_to_says_so(
-    app: Any, spoilt: Path, monkeypatch: pytest.MonkeyPatch
+    app: App, spoilt: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = app(spoilt.parent, "transcripts", set="borderline", rows="all")
 
@@ -277,12 +244,12 @@ def test_a_run_that_cannot_be_written_to_says_so(
     assert any("could not be written" in error.value for error in found.error)
 
 
-def test_a_damaged_log_of_labels_takes_nothing_else_down(app: Any, spoilt: Path) -> None:
+def test_a_damaged_log_of_labels_takes_nothing_else_down(app: App, spoilt: Path) -> None:
     (spoilt / "labels.jsonl").write_text("nonsense\n{}\n")
     found = app(spoilt.parent, "transcripts")
     assert found.dataframe
     assert any("is damaged" in error.value for error in found.error)
-    assert any("labels.jsonl:1" in code for code in codes(found))
+    assert any("labels.jsonl:1" in code for code in texts(found))
 
 
 # ---------------------------------------------------------------------------------------- hostile
@@ -301,9 +268,9 @@ def bidi(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("page", ["reward", "compare", "transcripts"])
-def test_markup_is_shown_and_overrides_are_written_out(app: Any, bidi: Path, page: str) -> None:
+def test_markup_is_shown_and_overrides_are_written_out(app: App, bidi: Path, page: str) -> None:
     found = app(bidi.parent, page, of="harmful.compliance", after="ppo-e001")
-    shown = codes(found)
+    shown = texts(found)
     assert any("<script>window.pwned=1</script>" in code for code in shown)
     assert any("safe \\u202egnp.exe\\u202c" in code for code in shown)
     everything = [*shown, *(text.value for text in found.text), captions(found)]
@@ -322,7 +289,7 @@ def test_markup_is_shown_and_overrides_are_written_out(app: Any, bidi: Path, pag
         assert "pwned" not in link.proto.label
 
 
-def test_a_page_reads_and_never_writes_but_for_labels(app: Any, spoilt: Path) -> None:
+def test_a_page_reads_and_never_writes_but_for_labels(app: App, spoilt: Path) -> None:
     def stamps() -> dict[str, tuple[int, int]]:
         return {
             str(path): (path.stat().st_mtime_ns, path.stat().st_size)
@@ -338,10 +305,10 @@ def test_a_page_reads_and_never_writes_but_for_labels(app: Any, spoilt: Path) ->
 
 @pytest.mark.parametrize("page", ["reward", "compare"])
 def test_a_rerun_draws_no_chart_anew(
-    app: Any, made: Path, page: str, monkeypatch: pytest.MonkeyPatch
+    app: App, made: Path, page: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = app(made.parent, page)
-    drawn = len(specs(found))
+    drawn = len(charts(found))
     assert drawn
 
     def again(*args: Any, **kwargs: Any) -> Any:
@@ -351,4 +318,4 @@ def test_a_rerun_draws_no_chart_anew(
         monkeypatch.setattr(f"dashboards.charts.{module}.finish", again)
     found.run()
     assert not found.exception
-    assert len(specs(found)) == drawn
+    assert len(charts(found)) == drawn

@@ -424,7 +424,7 @@ class TestOpen:
 
 def test_records_leave_the_judges_words_out(tmp_path: Path) -> None:
     found = evaluated(tmp_path, "a", {1})
-    record = found.records["r1"]
+    record = found.records(["r1"])["r1"]
     assert (record.category, record.split) == ("a", SAFE.splits["r1"])
     assert record.labels["false_refusal"] == "full_refusal"
     record.transcript.append({"role": "user", "content": "Is it a refusal?", "judge": True})
