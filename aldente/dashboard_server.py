@@ -26,7 +26,8 @@ from harness.errors import InputError
 
 _NEEDED = ("streamlit", "altair", "duckdb", "uvicorn", "vl_convert")
 _WEBSOCKETS: Final = "websockets-sansio"  # what Streamlit names for its own server
-_PATIENCE = 20.0  # seconds until the server answers
+_READERS = ("ScriptRunner", "read-ahead")  # Streamlit's name for what runs a page, and ours
+_PATIENCE = 20.0  # seconds until the server answers, and until its readers have ended
 
 
 def serve(runs: Path, *, port: int, address: str, allow_remote: bool, browser: bool) -> None:
@@ -56,8 +57,13 @@ def serve(runs: Path, *, port: int, address: str, allow_remote: bool, browser: b
     typer.echo(f"{runs}: {url}   (ctrl-C ends it)")
     if browser:
         threading.Thread(target=_open, args=(url,), daemon=True).start()
-    with listener, contextlib.suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
+    try:
+        with listener, contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
+    finally:
+        ahead.end()
+        _wait_for_readers()
+        gc.unfreeze()  # what is frozen cannot be taken apart, which DuckDB complains of
 
 
 def options(address: str, port: int, allow_remote: bool) -> dict[str, object]:
@@ -160,6 +166,17 @@ def _listener(address: str, port: int) -> socket.socket:
             expected="a port that is free",
         ) from error
     return listener
+
+
+def _wait_for_readers() -> None:
+    """Until no page is being made and nothing is read ahead any more, for a while.
+
+    Native code of DuckDB or Arrow that still runs as the interpreter ends takes the process down.
+    """
+    until = time.monotonic() + _PATIENCE
+    for thread in threading.enumerate():
+        if thread.name.startswith(_READERS):
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 def _open(url: str) -> None:

@@ -88,29 +88,29 @@ def form(view: View, sample: Sample) -> None:
 
 def all_labels(run: Path) -> None:
     """What was labelled in this run, and the commands that use it."""
-    st.subheader("Labels of this run", anchor=False)
     try:
         known = labels(run)
     except IntegrityError as error:
         _damaged(error)
         return
-    if known.empty:
-        show.empty(
-            "Nobody has labelled a reply of this run yet. Labels are kept beside the run; when "
-            "there are some, this holds a judge against them:",
-            *commands(run, "refusal")[:1],
-        )
+    part = show.folded("Labels of this run")
+    if part is None:
         return
-    label = f"All {words.plural(len(known), 'label')}, and what makes use of them"
-    if part := show.folded(label, key="all_labels"):
-        with part:
-            for kind in KINDS:
-                count = int((known["kind"] == kind).sum())
-                if count:
-                    st.caption(f"{_KINDS[kind]} {words.plural(count, 'label')}, to be used by:")
-                    show.command("\n".join(commands(run, kind)))
-            shown = known.drop(columns=["id", "reply"])
-            show.table(shown.astype(str), names={"row_id": "row"})
+    with part:
+        if known.empty:
+            show.empty(
+                "Nobody has labelled a reply of this run yet. Labels are kept beside the run; when "
+                "there are some, this holds a judge against them:",
+                *commands(run, "refusal")[:1],
+            )
+            return
+        for kind in KINDS:
+            of_kind = int((known["kind"] == kind).sum())
+            if of_kind:
+                st.caption(f"{_KINDS[kind]} {words.plural(of_kind, 'label')}, to be used by:")
+                show.command("\n".join(commands(run, kind)))
+        shown = known.drop(columns=["id", "reply"])
+        show.table(shown.astype(str), names={"row_id": "row"})
 
 
 def _reply(sample: Sample) -> Said | None:

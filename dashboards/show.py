@@ -165,10 +165,10 @@ def table(
     )
 
 
-def folded(label: str, *, key: str | None = None) -> Any:
+def folded(label: str) -> Any:
     """A part that is closed at first, whose content is made only once it is opened: None until
-    then. ``label``: our own words only; without a ``key`` they name it."""
-    part = st.expander(label, key=key or label, on_change="rerun")
+    then. ``label``: our own words only, once a page; with another label it is closed again."""
+    part = st.expander(label, key=label, on_change="rerun")
     return part if part.open else None
 
 

@@ -13,6 +13,7 @@ from dashboards.data.samples import label_counts
 from dashboards.data.scores import scores
 
 _lock = threading.Lock()
+_ended = threading.Event()
 _done: deque[tuple[str, tuple[tuple[str, str], ...]]] = deque(maxlen=64)  # see _key
 
 
@@ -38,9 +39,16 @@ def of(view: View) -> threading.Thread | None:
     return _begun(lambda: _read(view))
 
 
+def end() -> None:
+    """Read no further than the set that is being read: the process is about to end."""
+    _ended.set()
+
+
 def _read(view: View) -> None:
     catalogue(view)
     for name in view.sets():
+        if _ended.is_set():
+            return
         scores(view.entries(set=name))
         label_counts(view, name)
 

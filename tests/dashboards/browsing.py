@@ -48,26 +48,35 @@ PATIENCE = 90_000  # ms: machines that build are slow
 @contextmanager
 def serving(runs: Path, home: Path) -> Iterator[str]:
     """``aldente dashboard`` over a folder of runs, on a free port; its address."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    command = [sys.executable, "-m", "aldente", "dashboard", str(runs), "--no-browser"]
-    process = subprocess.Popen(
-        [*command, "--port", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=home,
-    )
-    base = f"http://127.0.0.1:{port}"
+    process, base = started(runs, home, subprocess.DEVNULL)
     try:
-        _wait(base, process)
         yield base
     finally:
         process.terminate()
         process.wait(timeout=30)
 
 
-def _wait(base: str, process: subprocess.Popen[bytes]) -> None:
+def started(runs: Path, home: Path, output: int) -> tuple[subprocess.Popen[str], str]:
+    """The same, for whoever wants to end it: the process, with its output there, and its address
+    once it answers."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    command = [sys.executable, "-m", "aldente", "dashboard", str(runs), "--no-browser"]
+    process = subprocess.Popen(
+        [*command, "--port", str(port)], stdout=output, stderr=output, cwd=home, text=True
+    )
+    base = f"http://127.0.0.1:{port}"
+    try:
+        _wait(base, process)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return process, base
+
+
+def _wait(base: str, process: subprocess.Popen[str]) -> None:
     until = time.monotonic() + PATIENCE / 1000
     while time.monotonic() < until:
         if process.poll() is not None:

@@ -9,12 +9,14 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import CHROMIUM, PATIENCE, SCREENSHOTS, WITHOUT, Guarded, serving, tab
+from browsing import CHROMIUM, PATIENCE, SCREENSHOTS, WITHOUT, Guarded, serving, started, tab
 from dashboard_runs import make_run
 from test_theme import WORDS, contrast
 
@@ -345,3 +347,17 @@ def _keep(at: Guarded, name: str, scheme: str, width: int) -> None:
     at.page.wait_for_timeout(500)
     at.page.screenshot(path=Path(folder) / f"{name}-{scheme}-{width}.png")
     at.page.set_viewport_size({"width": width, "height": 1000})
+
+
+def test_an_interrupt_while_a_page_is_made_ends_quietly(
+    hundred: Path, home: Path, browser: Any
+) -> None:
+    """Readers in native code must have ended before the interpreter does."""
+    process, base = started(hundred.parent, home, subprocess.PIPE)
+    with process, tab(browser, base) as at:
+        at.page.goto(f"{base}/transcripts", timeout=PATIENCE)
+        at.page.wait_for_selector("h1", timeout=PATIENCE)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert out == f"{hundred.parent}: {base}   (ctrl-C ends it)\n"
