@@ -71,6 +71,7 @@ class Heads:
         self._scale = float(attention.scaling)
         self._frequencies: Tensor = rope.inv_freq.float()
         self._rope_scale = float(rope.attention_scaling)
+        self._turns: tuple[Tensor, Tensor] | None = None  # of the longest rows so far
 
     def read(
         self, qkv: Tensor, padding: Padding, *, chosen: bool
@@ -106,9 +107,12 @@ class Heads:
 
     def _rotation(self, length: int) -> tuple[Tensor, Tensor]:
         """Cosines and sines (length, 1, width / 2) of the positions' angles."""
-        positions = torch.arange(length, dtype=torch.float32)
-        angles = torch.outer(positions, self._frequencies).unsqueeze(1)
-        return angles.cos() * self._rope_scale, angles.sin() * self._rope_scale
+        if self._turns is None or len(self._turns[0]) < length:
+            positions = torch.arange(length, dtype=torch.float32)
+            angles = torch.outer(positions, self._frequencies).unsqueeze(1)
+            self._turns = angles.cos() * self._rope_scale, angles.sin() * self._rope_scale
+        cos, sin = self._turns
+        return cos[:length], sin[:length]
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
