@@ -76,6 +76,14 @@ def empty(what: str, *commands: str) -> None:
         command("\n".join(commands))
 
 
+def no_run(folder: str) -> None:
+    """An empty folder of runs, and what puts one there; ``folder``: as it is typed."""
+    empty(
+        "There is no run in this folder yet. This trains one on a laptop, in a few minutes:",
+        f"aldente run schedules/pocket.yaml --runs {folder}",
+    )
+
+
 def drawn(make: Callable[P, Any]) -> Callable[P, Spec]:
     """A page's function that makes a chart, remembered by its arguments, which must be hashable
     (a ``View`` stands for all its bytes on disk): building a chart takes longer than showing it.

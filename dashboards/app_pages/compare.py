@@ -36,10 +36,7 @@ def page() -> None:
     state = sidebar.current()
     show.heading("Compare A ↔ B", "The same questions put to two checkpoints: paired, row by row.")
     if state.view is None or state.index is None:
-        show.empty(
-            "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
-        )
+        show.no_run(state.folder_argument)
         return
     pair = None if state.baseline is None else _chosen(state, state.view, state.baseline)
     if pair is None:

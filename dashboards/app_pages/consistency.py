@@ -32,10 +32,7 @@ def page() -> None:
     state = sidebar.current()
     show.heading("Consistency", "How many turns an instruction of the first turn lasts.")
     if state.view is None:
-        show.empty(
-            "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
-        )
+        show.no_run(state.folder_argument)
         return
     known = sets_of(state.view, "consistency")
     if not known:

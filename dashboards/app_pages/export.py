@@ -25,10 +25,7 @@ def page() -> None:
     state = sidebar.current()
     show.heading("Pick and export", "Which checkpoint to ship, why, and the run as files.")
     if state.view is None:
-        show.empty(
-            "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
-        )
+        show.no_run(state.folder_argument)
         return
     if not state.view.entries():
         show.empty(

@@ -31,10 +31,7 @@ def page() -> None:
     state = sidebar.current()
     show.heading("Hallucination", "Wrong answers beside those left open: silence is not honesty.")
     if state.view is None:
-        show.empty(
-            "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
-        )
+        show.no_run(state.folder_argument)
         return
     known = [
         name

@@ -46,10 +46,7 @@ def page() -> None:
     state = sidebar.current()
     show.heading("Live", "Where the run is, how fast it goes, and what it just said.")
     if state.index is None or state.view is None:
-        show.empty(
-            "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
-        )
+        show.no_run(state.folder_argument)
         return
     running = state.index.state() == "running"
     look = st.fragment(_look, run_every=_EVERY if running else None)

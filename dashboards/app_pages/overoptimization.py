@@ -32,10 +32,7 @@ def page() -> None:
         "Gold against the distance from where the stage began, with the law of Gao et al. 2022.",
     )
     if state.view is None:
-        show.empty(
-            "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
-        )
+        show.no_run(state.folder_argument)
         return
     stages, golds = rl_stages(state.view), gold_metrics(state.view)
     if not stages or not golds:

@@ -36,10 +36,7 @@ def page() -> None:
     state = sidebar.current()
     show.heading("Reward", "What the reward models like, and how far they can be trusted.")
     if state.index is None or state.view is None:
-        show.empty(
-            "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
-        )
+        show.no_run(state.folder_argument)
         return
     known = scored_checkpoints(state.view)
     if known:

@@ -26,10 +26,7 @@ def page() -> None:
     state = sidebar.current()
     show.heading("Runs")
     if state.index is None or state.view is None:
-        show.empty(
-            "There is no run in this folder yet. This trains one on a laptop, in a few minutes:",
-            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
-        )
+        show.no_run(state.folder_argument)
         return
     known = runs(state.folder)
     known["created"] = known["created"].str.slice(0, 16).str.replace("T", " ")

@@ -36,10 +36,7 @@ def page() -> None:
     state = sidebar.current()
     show.heading("Timeline", "What rose, what fell, and where a gate drew the line.")
     if state.view is None or state.index is None:
-        show.empty(
-            "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
-        )
+        show.no_run(state.folder_argument)
         return
     known = catalogue(state.view)
     if not known:

@@ -23,10 +23,7 @@ def page() -> None:
     state = sidebar.current()
     show.heading("Trade-off", "Best at the top left, if harmless and helpful are what you want.")
     if state.view is None:
-        show.empty(
-            "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
-        )
+        show.no_run(state.folder_argument)
         return
     axes = default_axes(state.view)
     if axes is None:

@@ -47,10 +47,7 @@ def page() -> None:
     state = sidebar.current()
     show.heading("Transcripts", "What was asked, what was said, what was made of it; and labels.")
     if state.view is None or state.index is None:
-        show.empty(
-            "There is no run in this folder yet.",
-            f"aldente run schedules/pocket.yaml --runs {state.folder_argument}",
-        )
+        show.no_run(state.folder_argument)
         return
     if not state.view.entries():
         show.empty(
