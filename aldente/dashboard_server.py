@@ -149,22 +149,24 @@ def _listener(address: str, port: int) -> socket.socket:
     waits for the browser to acknowledge the first, which takes 40 ms: of each of the 140 files of
     a page.
     """
-    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if os.name == "posix":  # elsewhere it would let two processes have the port
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if listener.family == socket.AF_INET6:
-        listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-    try:
-        listener.bind((address, port))
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise InputError(
-            f"cannot listen on {address}, port {port} ({error.strerror})",
-            field="--port",
-            expected="a port that is free",
-        ) from error
+    with contextlib.ExitStack() as undone:
+        try:
+            listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+            undone.callback(listener.close)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if os.name == "posix":  # elsewhere it would let two processes have the port
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if listener.family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+            listener.bind((address, port))
+            listener.listen()
+        except OSError as error:
+            raise InputError(
+                f"cannot listen on {address}, port {port} ({error.strerror})",
+                field="--port",
+                expected="a port that is free",
+            ) from error
+        undone.pop_all()
     return listener
 
 
