@@ -289,6 +289,9 @@ def _by_category(pair: Pair, metric: str, theme: Theme) -> Any:
 
 
 def _category_numbers(pair: Pair, metric: str) -> None:
+    part = show.folded("The numbers: categories")
+    if part is None:
+        return
     rows = pairs.sides_by_category(pair.view, pair.before, pair.after, metric, pair.other)
     share = catalogue(pair.view)[metric].share
     frame = pd.DataFrame({"category": rows["category"], "n": rows["n"]})
@@ -301,9 +304,8 @@ def _category_numbers(pair: Pair, metric: str) -> None:
     for name, title in (("p", "p"), ("p_holm", "p, Holm over categories")):
         frame[title] = [_p(value) for value in rows[name]]
     frame["rose"], frame["fell"] = rows["rose"], rows["fell"]
-    if part := show.folded("The numbers: categories"):
-        with part:
-            show.table(frame)
+    with part:
+        show.table(frame)
 
 
 def _flips(pair: Pair, metric: str) -> None:

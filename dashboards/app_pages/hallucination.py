@@ -17,9 +17,8 @@ from dashboards.data.consistency import sets_of
 from dashboards.data.evalsets import set_rows
 from dashboards.data.hallucination import by_family, outcomes
 from dashboards.data.index import View
-from dashboards.data.pairs import PAGE
 from dashboards.data.queries import damaged
-from dashboards.data.samples import label_counts, sample, sample_page
+from dashboards.data.samples import PAGE, label_counts, sample, sample_page
 from dashboards.data.summaries import problems
 from dashboards.sidebar import State
 

@@ -12,7 +12,6 @@ from dashboards.charts import reward as charts
 from dashboards.charts.theme import Theme
 from dashboards.controls import choose
 from dashboards.data.index import View
-from dashboards.data.pairs import PAGE
 from dashboards.data.queries import damaged
 from dashboards.data.reward import (
     accuracy_by_rating,
@@ -25,7 +24,7 @@ from dashboards.data.reward import (
     score_shift,
     scored_checkpoints,
 )
-from dashboards.data.samples import first_and_last, sample
+from dashboards.data.samples import PAGE, first_and_last, sample
 from dashboards.data.summaries import problems
 from dashboards.sidebar import State
 

@@ -93,9 +93,9 @@ def _panels(state: State, view: View, chosen: tuple[str, ...]) -> None:
     for place, name in enumerate(chosen):
         with columns[place % 2]:
             show.chart(_panel(view, name, state.theme))
-    numbers = metrics(view, chosen)
     if part := show.folded("The numbers"):
         with part:
+            numbers = metrics(view, chosen)
             frame = numbers[["checkpoint", "metric", "status"]].copy()
             frame["value"] = [
                 words.estimate(

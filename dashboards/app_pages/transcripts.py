@@ -10,9 +10,9 @@ import streamlit as st
 from dashboards import dialogue, labelling, show, sidebar, words
 from dashboards.controls import choose
 from dashboards.data.index import View
-from dashboards.data.pairs import PAGE
 from dashboards.data.queries import damaged
 from dashboards.data.samples import (
+    PAGE,
     Sample,
     SamplePage,
     categories,

@@ -15,7 +15,6 @@ from harness.compare import Comparison, Flip, compare
 from harness.evaluation import Evaluation
 from harness.stats import holm
 
-PAGE = 50  # rows a page, everywhere
 MOST_CLASSES = 12  # of a matrix that can still be read
 
 _MATRIX = """
@@ -70,15 +69,6 @@ class Mismatch:
     def elsewhere(self) -> tuple[str, ...]:
         """Versions that both sides have, though not the one that is looked at."""
         return tuple(version for version in self.before if version in self.after)
-
-
-@dataclass(frozen=True)
-class FlipPage:
-    """One page of the rows whose verdict turned, worse ones first. ``total`` counts all pages'."""
-
-    rows: pd.DataFrame
-    total: int
-    page: int
 
 
 @remembered(16)
@@ -217,33 +207,6 @@ def sides_by_category(
         means = {category: above / below for category, (above, below) in sums.items()}
         frame[column] = frame["category"].map(means).astype(float)
     return frame.assign(better=found.changes[0].better)
-
-
-def flips(found: Comparison, *, page: int = 0, worse_only: bool = False) -> FlipPage:
-    """A page of ``PAGE`` flips: set, row_id, category, metric, before, after, worse, prompt, reply
-    before and after. Everything said is plain text; show it as such."""
-    chosen = flip_list(found, "worse" if worse_only else "all")
-    rows = []
-    for flip in chosen[page * PAGE : (page + 1) * PAGE]:
-        turn = flip.turns[0]
-        said = [side.exchanges() or [("", "")] for side in (flip.a, flip.b)]
-        rows.append(
-            {
-                "set": flip.set,
-                "row_id": flip.row_id,
-                "category": flip.category,
-                "metric": turn.metric,
-                "before": turn.label_a or f"{turn.a:g}",
-                "after": turn.label_b or f"{turn.b:g}",
-                "worse": {1: "worse", -1: "better"}.get(flip.worse, ""),
-                "prompt": said[0][0][0],
-                "reply_before": said[0][-1][1],
-                "reply_after": said[1][-1][1],
-            }
-        )
-    names = ["set", "row_id", "category", "metric", "before", "after", "worse", "prompt"]
-    names += ["reply_before", "reply_after"]
-    return FlipPage(pd.DataFrame(rows, columns=names), len(chosen), page)
 
 
 def flip_list(found: Comparison, which: str = "all") -> list[Flip]:

@@ -11,10 +11,11 @@ import pandas as pd
 
 from dashboards.data.index import EvalEntry, Split, View
 from dashboards.data.metrics import catalogue
-from dashboards.data.pairs import PAGE
 from dashboards.data.queries import query
 from dashboards.data.remembering import remembered
 from dashboards.data.scores import read_already, scores
+
+PAGE = 50  # rows a page, everywhere
 
 # Of a row's scores those by the metric looked at, which may be another for each evaluation, so that
 # sets can be searched side by side.

@@ -107,11 +107,9 @@ def test_flips_are_those_of_compare(made: Path) -> None:
     truth = compare(a, b, metrics=wanted, split="A")
     found = pairs.comparison(view, "sft-e001", "ppo-e003", wanted)
     assert found.changes == truth.changes
-    page = pairs.flips(found)
-    assert page.total == len(truth.flips) > 0
-    assert page.rows["row_id"].tolist() == [f.row_id for f in truth.flips[: pairs.PAGE]]
-    worse = pairs.flips(found, worse_only=True)
-    assert worse.total == sum(f.worse > 0 for f in truth.flips)
+    assert pairs.flip_list(found) == list(truth.flips) != []
+    worse = pairs.flip_list(found, "worse")
+    assert worse == [f for f in truth.flips if f.worse > 0]
     moves = pairs.moves(found).set_index("metric")
     assert moves.loc["gold.score", "difference"] == truth.changes[1].moves.difference
     shared = pairs.shared_metrics(view, "sft-e001", "ppo-e003")
