@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from harness.engines.folding import effective_weight
 from harness.engines.merged import merged_linears
+from harness.engines.operators import log_softmax_at
 from harness.engines.trunk import Trunk, trunk
 from harness.models import backbone, causal_model
 from trainers.recomputing import recomputed
@@ -105,13 +106,7 @@ class _LogProbs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, entropic: bool
     ) -> tuple[Tensor, Tensor]:
-        logits = hidden @ head.T
-        if temperature != 1.0:
-            logits.div_(temperature)
-        log_p = logits.log_softmax(-1)
-        chosen = log_p.gather(-1, targets[:, None]).squeeze(-1)
-        p = torch.exp(log_p, out=logits)
-        entropy = torch.linalg.vecdot(p, log_p.clamp_(min=torch.finfo(p.dtype).min)).neg_()
+        chosen, entropy, p = log_softmax_at(hidden @ head.T, targets, temperature)
         if ctx.needs_input_grad[0]:
             ctx.p = p
         ctx.head, ctx.targets, ctx.temperature = head, targets, temperature

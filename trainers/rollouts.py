@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.engines.local import LocalEngine
+from harness.engines.operators import log_probs_at
 from harness.engines.protocol import Request
 from harness.engines.reading import Reader
 from harness.errors import InputError
@@ -237,8 +238,7 @@ def measured_log_probs(model: PeftModel, batch: Replies, *, pad: int, temperatur
 def _read_log_probs(reader: Reader, packed: Packed, temperature: float) -> Tensor:
     """(n,) of the reply tokens. A function of its own: logits must not outlive their part."""
     logits = reader.logits(packed.input_ids, packed.rows, packed.columns).float()
-    log_p = (logits / temperature).log_softmax(-1)
-    return log_p.gather(-1, packed.targets[:, None]).squeeze(-1)
+    return log_probs_at(logits, packed.targets, temperature)
 
 
 def measured_values(model: PeftModel, head: nn.Linear, batch: Replies, *, pad: int) -> Tensor:

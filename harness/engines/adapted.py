@@ -18,6 +18,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -25,6 +26,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from harness.engines.compiled import Compiled, PackedAdapters, compiled
 from harness.engines.folding import base_weight, effective_weight
 from harness.engines.products import Product
 
@@ -124,21 +126,55 @@ class _Layers:
 class Merged(_Layers):
     """One matrix for all, made at construction."""
 
-    def __init__(self, layers: Sequence[nn.Module], gain: Tensor | None = None) -> None:
+    def __init__(
+        self, layers: Sequence[nn.Module], gain: Tensor | None = None, *, backward: bool = True
+    ) -> None:
+        """``backward``: whether there will be one."""
         super().__init__(layers, gain)
         weight = torch.cat([_known(effective_weight(layer)) for layer in layers])
         if gain is not None:
             weight = weight * gain
-        self._product, self._transposed = Product(weight), Product(weight.T)
+        self._product = Product(weight)
+        self._transposed = Product(weight.T) if backward else None
+        self._functions = compiled()
 
     def __call__(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
         return self._product(x) if plus is None else self._product.plus(x, plus)
 
     def backward(self, g: Tensor, x: Tensor, *, to_input: bool) -> tuple[Tensor | None, Gradients]:
-        before = self._transposed(g) if to_input else None
+        before = None
+        if to_input:
+            assert self._transposed is not None
+            before = self._transposed(g)
         if self._down is None:
             return before, []
+        if self._functions is not None and self._packed.suit:
+            return before, self._compiled_gradients(self._functions, g, x)
         return before, self._gradients(g, x, self._thin_backward(g))
+
+    @cached_property
+    def _packed(self) -> PackedAdapters:
+        assert self._down is not None
+        known = [
+            (a, (columns.start, columns.stop - columns.start), (ranks.start, a.down.shape[0]))
+            for a, columns, ranks in zip(self._adapters, self._columns, self._thin, strict=True)
+            if a is not None
+        ]
+        adapters, columns, ranked = zip(*known, strict=True)
+        up = torch.cat([a.up.detach().flatten() for a in adapters])
+        down = self._down.T.contiguous()
+        return PackedAdapters(down, up, torch.tensor(columns), torch.tensor(ranked))
+
+    def _compiled_gradients(self, functions: Compiled, g: Tensor, x: Tensor) -> Gradients:
+        to_down, to_ups = functions.adapters_gradients(g, x, self._packed)
+        if self._gain is not None:
+            to_down.mul_(self._gain)
+        found = []
+        adapters = [a for a in self._adapters if a is not None]
+        parts = to_down.split([a.down.shape[0] for a in adapters])
+        for a, part, to_up in zip(adapters, parts, to_ups, strict=True):
+            found += [part.mul_(a.scale), to_up.T.contiguous()]
+        return found
 
 
 class Beside(_Layers):

@@ -1,12 +1,14 @@
 """Causal attention of a Llama over whole sequences, with its backward written out.
 
-Linear layers work on tokens packed without padding, (n, width); attention on rows of one length.
-``Padding`` knows the way from one to the other, ``Heads`` what happens in between.
+Linear layers work on tokens packed without padding, (n, width), and so does attention where it is
+compiled (``compiled.py``); torch's operators want rows of one length. ``Padding`` knows the way
+from one to the other, ``Attention`` what happens in between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,9 +16,13 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
+from harness.engines.compiled import Compiled, Heads, Spans, compiled
+
 # Length up to which two batched products with the scores in memory take half of the time of
 # scaled_dot_product_attention, which is made for long sequences, or less.
 SHORT = 64
+# Length up to which the compiled functions take less time than torch's: half up to 512.
+_COMPILED = 1024
 
 
 class Padding:
@@ -24,16 +30,39 @@ class Padding:
     under causal attention those up to each row's last place. They are packed row by row."""
 
     def __init__(self, rows: Tensor, columns: Tensor, count: int) -> None:
-        lengths = torch.zeros(count, dtype=torch.int64)
-        lengths.scatter_reduce_(0, rows, columns + 1, "amax")
-        self.rows, self.length = count, int(lengths.max())
-        real = (torch.arange(self.length) < lengths[:, None]).flatten()
-        self.full = bool(real.all())
-        self._kept = real.nonzero().squeeze(1)
+        self._lengths = torch.zeros(count, dtype=torch.int64)
+        self._lengths.scatter_reduce_(0, rows, columns + 1, "amax")
+        self._rows, self._columns = rows, columns
+        self.rows, self.length = count, int(self._lengths.max())
+        self._starts = functional.pad(self._lengths.cumsum(0), (1, 0))  # (count + 1,)
+        self.full = int(self._starts[-1]) == count * self.length
+        self._real = torch.arange(self.length) < self._lengths[:, None]
+        self._kept = self._real.flatten().nonzero().squeeze(1)
+        self.places = self._starts[rows] + columns  # among the packed tokens
+
+    @cached_property
+    def every(self) -> Spans:
+        """The packed rows, with every token for a query."""
+        tokens = torch.arange(int(self._starts[-1]))
+        positions = tokens - self._starts[:-1].repeat_interleave(self._lengths)
+        return Spans(self._starts, self._starts, positions, tokens, self.length)
+
+    @cached_property
+    def chosen(self) -> Spans:
+        """The packed rows, with the places that are to be known for queries."""
+        order = self._rows.argsort(stable=True)
+        asked = self._rows.bincount(minlength=self.rows).cumsum(0)
+        positions = self._columns[order].contiguous()
+        return Spans(self._starts, functional.pad(asked, (1, 0)), positions, order, self.length)
+
+    @cached_property
+    def _packed(self) -> Tensor:
         # Padding reads some real token instead; nobody reads padding.
-        self._packed = real.cumsum(0).sub_(1).clamp_(min=0)
-        self._chosen = rows * self.length + columns
-        self.places = self._packed[self._chosen]  # of the places among the packed tokens
+        return self._real.flatten().cumsum(0).sub_(1).clamp_(min=0)
+
+    @cached_property
+    def _chosen(self) -> Tensor:
+        return self._rows * self.length + self._columns
 
     def tokens(self, input_ids: Tensor) -> Tensor:
         """The packed token ids (n,) of ``input_ids`` (rows, longest)."""
@@ -58,17 +87,20 @@ class Padding:
         return whole.index_add_(0, self._chosen if chosen else self._kept, g)
 
 
-class Heads:
+class Attention:
     """Rotation, scores and reading of all of a layer's heads; the same in every layer."""
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         config: Any = model.config
         rope: Any = model.model.rotary_emb
         attention: Any = model.model.layers[0].self_attn
-        self._queries = int(config.num_attention_heads)
-        self._keys = int(config.num_key_value_heads)
-        self._width = int(attention.head_dim)
-        self._scale = float(attention.scaling)
+        self._heads = Heads(
+            queries=int(config.num_attention_heads),
+            pairs=int(config.num_key_value_heads),
+            width=int(attention.head_dim),
+            scale=float(attention.scaling),
+        )
+        self._compiled = compiled() if self._heads.suit else None
         self._frequencies: Tensor = rope.inv_freq.float()
         self._rope_scale = float(rope.attention_scaling)
         self._turns: tuple[Tensor, Tensor] | None = None  # of the longest rows so far
@@ -81,35 +113,54 @@ class Heads:
 
         ``chosen``: at the padding's chosen places only.
         """
-        rows, length, width = padding.rows, padding.length, self._width
-        both = self._queries + self._keys
+        if self._compiled is not None and padding.length <= _COMPILED:
+            return self._read_compiled(self._compiled, qkv, padding, chosen=chosen)
+        return self._read_plain(qkv, padding, chosen=chosen)
+
+    def _read_compiled(
+        self, functions: Compiled, qkv: Tensor, padding: Padding, *, chosen: bool
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        turns, heads = self._rotation(padding.length), self._heads
+        spans = padding.chosen if chosen else padding.every
+
+        def backward(g: Tensor) -> Tensor:
+            return functions.attention_backward(g, qkv, turns, spans, heads)
+
+        return functions.attention(qkv, turns, spans, heads), backward
+
+    def _read_plain(
+        self, qkv: Tensor, padding: Padding, *, chosen: bool
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        rows, length, width = padding.rows, padding.length, self._heads.width
+        queried, both = self._heads.queries, self._heads.queries + self._heads.pairs
         states = padding.spread(qkv).view(rows, length, -1, width)
         cos, sin = self._rotation(length)
+        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)  # over the heads
         turned = qkv.new_empty(rows, both, length, width)
         _turn(states[:, :, :both], cos, sin, turned.transpose(1, 2))
-        queries, keys = turned[:, : self._queries], turned[:, self._queries :]
+        queries, keys = turned[:, :queried], turned[:, queried:]
         values = states[:, :, both:].transpose(1, 2).contiguous()
         attend = _attend_short if length <= SHORT else _attend_long
-        found, back = attend(queries.mul_(self._scale), keys, values)
+        found, back = attend(queries.mul_(self._heads.scale), keys, values)
         read = found.transpose(1, 2).reshape(rows * length, -1)
 
         def backward(g: Tensor) -> Tensor:
             whole = padding.pack_backward(g, chosen=chosen).view(rows, length, -1, width)
             to_queries, to_keys, to_values = back(whole.transpose(1, 2))
-            total = g.new_empty(rows, length, both + self._keys, width)
-            to_queries = to_queries.mul_(self._scale).transpose(1, 2)
-            _turn(to_queries, cos, -sin, total[:, :, : self._queries])
-            _turn(to_keys.transpose(1, 2), cos, -sin, total[:, :, self._queries : both])
+            total = g.new_empty(rows, length, both + self._heads.pairs, width)
+            to_queries = to_queries.mul_(self._heads.scale).transpose(1, 2)
+            _turn(to_queries, cos, -sin, total[:, :, :queried])
+            _turn(to_keys.transpose(1, 2), cos, -sin, total[:, :, queried:both])
             total[:, :, both:] = to_values.transpose(1, 2)
             return padding.pack(total.view(rows * length, -1), chosen=False)
 
         return padding.pack(read, chosen=chosen), backward
 
     def _rotation(self, length: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (length, 1, width / 2) of the positions' angles."""
+        """Cosines and sines (length, width / 2) of the positions' angles."""
         if self._turns is None or len(self._turns[0]) < length:
             positions = torch.arange(length, dtype=torch.float32)
-            angles = torch.outer(positions, self._frequencies).unsqueeze(1)
+            angles = torch.outer(positions, self._frequencies)
             self._turns = angles.cos() * self._rope_scale, angles.sin() * self._rope_scale
         cos, sin = self._turns
         return cos[:length], sin[:length]

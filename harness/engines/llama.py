@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, LlamaForCausalLM
 
+from harness.engines.compiled import Compiled, Heads, compiled
 from harness.engines.folding import MAX_BYTES, effective_weight
+from harness.engines.operators import rms_norm
 from harness.engines.products import Product
 from harness.engines.room import roomy_layers
 
@@ -56,6 +58,8 @@ class FusedLlama:
         self._width = int(model.model.layers[0].self_attn.head_dim)
         self._heads = int(config.num_attention_heads)
         self._kv_heads = int(config.num_key_value_heads)
+        self._shape = Heads(self._heads, self._kv_heads, self._width, 1.0)
+        self._compiled = compiled() if self._shape.suit else None
         self._eps = float(config.rms_norm_eps)
         rope: Any = model.model.rotary_emb
         angles = torch.outer(
@@ -63,34 +67,6 @@ class FusedLlama:
             rope.inv_freq.float(),
         )
         self._rotation = torch.polar(torch.full_like(angles, float(rope.attention_scaling)), angles)
-
-    def logits(self, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """Logits (n, vocabulary) at n places of whole sequences, as ``hidden`` takes them."""
-        return self._head(self._states(input_ids, rows, columns))
-
-    def hidden(self, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """The last hidden states (n, hidden), normed, at n places: (rows[i], columns[i]) each.
-
-        ``input_ids`` (rows, length) are whole sequences, padded on the right, which no earlier
-        token can see; nothing is kept. Of the last layer only the n places are computed.
-        """
-        return self._states(input_ids, rows, columns) * self._weight
-
-    def _states(self, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        """As ``hidden``, without the norm's weight."""
-        x = functional.embedding(input_ids, self._embedding)
-        length = input_ids.shape[1]
-        rotation = self._rotation[:length]
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
-        if length <= _SHORT:
-            causal = torch.zeros(length, length).masked_fill_(~causal, -torch.inf)
-        for number, layer in enumerate(self._layers):
-            queries, keys, values = self._turned(x, layer, rotation)
-            mixed = self._read(queries, keys, values, causal)
-            if number == len(self._layers) - 1:
-                mixed, x = mixed[rows, columns], x[rows, columns]
-            x = self._mlp(layer.out.plus(mixed, x), layer)
-        return self._norm(x)
 
     def __call__(
         self, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
@@ -106,6 +82,8 @@ class FusedLlama:
         allowed = self._allowed(mask, input_ids.shape[1])
         if input_ids.shape[1] <= _SHORT:
             allowed = self._penalty(allowed, cache)
+        if self._compiled is not None and mask.shape[1] > input_ids.shape[1] == 1:
+            return self._one_more(self._compiled, x.squeeze(1), known, allowed, cache)
         for number, layer in enumerate(self._layers):
             queries, keys, values = self._turned(x, layer, rotation)
             keys, values = cache.update(keys, values, number)
@@ -115,7 +93,25 @@ class FusedLlama:
                 queries, allowed = queries[:, :, -1:], allowed[:, :, -1:]
                 x = x[:, -1:].contiguous()
             x = self._mlp(layer.out.plus(self._read(queries, keys, values, allowed), x), layer)
-        return self._head(self._norm(x[:, -1]))
+        return self._head(self._norm(x[:, -1].contiguous()))
+
+    def _one_more(
+        self,
+        functions: Compiled,
+        x: Tensor,
+        positions: Tensor,
+        penalty: Tensor,
+        cache: DynamicCache,
+    ) -> Tensor:
+        """As ``__call__``, of one new token a row: ``x`` (rows, hidden)."""
+        turns = torch.view_as_real(self._rotation).flatten(1)
+        penalty, positions = penalty.flatten(1), positions.flatten()
+        for layer, room in zip(self._layers, roomy_layers(cache), strict=True):
+            qkv, used = layer.qkv(self._norm(x)), room.next_slot()
+            whole = room.whole[0], room.whole[1]
+            read = functions.decode(qkv, turns, positions, penalty, whole, used, self._shape)
+            x = self._mlp(layer.out.plus(read, x), layer)
+        return self._head(self._norm(x))
 
     def _turned(self, x: Tensor, layer: _Layer, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (rows, heads, new, width), rotated."""
@@ -154,11 +150,8 @@ class FusedLlama:
         return read.view(rows, heads, new, width).transpose(1, 2).flatten(-2)
 
     def _norm(self, x: Tensor) -> Tensor:
-        """x / √(mean x² + ε) over the last dimension; ``functional.rms_norm`` is five operators on
-        the CPU, of which two read all of x."""
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        scale = length.square_().add_(self._hidden * self._eps).rsqrt_()
-        return x * scale.mul_(self._hidden**0.5)
+        """x / √(mean x² + ε) over the last dimension."""
+        return rms_norm(x.flatten(0, -2), self._eps)[0].view_as(x)
 
     @staticmethod
     def _penalty(allowed: Tensor, cache: DynamicCache) -> Tensor:

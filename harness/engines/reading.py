@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from harness.engines.folding import Folded, fold
-from harness.engines.llama import fuse
 from harness.engines.merged import merged_linears
 from harness.engines.trunk import trunk
 from harness.models import backbone, causal_model, eval_mode
@@ -24,25 +23,22 @@ from harness.models import backbone, causal_model, eval_mode
 
 class Reader:
     """The model with the adapter that is active at construction, which must be active, and
-    unchanged, whenever it reads. Small layers are folded, those of larger Llamas on the CPU written
-    out, others merged as they are passed."""
+    unchanged, whenever it reads. The layers of Llamas on the CPU are written out, those of other
+    small models folded, others merged as they are passed."""
 
     def __init__(self, model: PreTrainedModel | PeftModel) -> None:
         self._model = causal_model(model)
-        self._fused = fuse(self._model)
-        self._trunk = trunk(self._model) if self._fused is None else None
-        self._folded = fold(self._model) if self._fused is self._trunk is None else Folded({})
+        self._trunk = trunk(self._model, reading=True)
+        self._folded = fold(self._model) if self._trunk is None else Folded({})
 
     @property
     def bytes(self) -> int | None:
         """Of the weights that it holds for itself; None where it reads the model's own."""
-        return None if self._fused is None else self._fused.bytes
+        return None if self._trunk is None else self._trunk.bytes
 
     @torch.inference_mode()
     def hidden(self, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """The last hidden states (n, hidden), normed, at n places: (rows[i], columns[i]) each."""
-        if self._fused is not None:
-            return self._fused.hidden(input_ids, rows, columns)
         if self._trunk is not None:
             return self._trunk.hidden(input_ids, rows, columns)
         with self._reading():
@@ -54,8 +50,6 @@ class Reader:
     @torch.inference_mode()
     def logits(self, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """Logits (n, vocabulary) at n places."""
-        if self._fused is not None:
-            return self._fused.logits(input_ids, rows, columns)
         if self._trunk is not None:
             head: Any = self._model.get_output_embeddings()
             states: Tensor = head(self._trunk.hidden(input_ids, rows, columns))

@@ -29,9 +29,15 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from harness.engines.adapted import KEPT_BYTES, Beside, Gradients, Group, Merged
-from harness.engines.attention import Heads, Padding
+from harness.engines.attention import Attention, Padding
 from harness.engines.folding import MAX_BYTES, is_matrix
 from harness.engines.llama import linears, suits
+from harness.engines.operators import (
+    rms_norm,
+    rms_norm_backward,
+    swiglu,
+    swiglu_backward,
+)
 
 # Tokens that go through all layers together: more leave the processor's cache.
 _TOKENS = 2048
@@ -60,8 +66,7 @@ class _Kept:
     normed_2: Tensor
     scale_2: Tensor
     gate_up: Tensor
-    active: Tensor  # silu(gate)
-    product: Tensor  # of that and up
+    product: Tensor  # silu(gate) · up
 
 
 class Trunk:
@@ -69,13 +74,17 @@ class Trunk:
     while this is used.
 
     ``recompute``: keep only the layers' inputs for the backward (gradient checkpointing).
+    ``reading``: there will be no backward.
     """
+
+    bytes: int | None  # of the weights that it holds for itself; None where it reads the model's
 
     def __init__(
         self,
         model: LlamaForCausalLM,
         *,
         recompute: bool = False,
+        reading: bool = False,
         merged_bytes: int = MAX_BYTES,
         kept_bytes: int = KEPT_BYTES,
     ) -> None:
@@ -86,9 +95,10 @@ class Trunk:
 
         def how(layers: Sequence[nn.Module], gain: Tensor | None = None) -> Group:
             if size <= merged_bytes:
-                return Merged(layers, gain)
+                return Merged(layers, gain, backward=not reading)
             return Beside(layers, gain, keep=size <= kept_bytes)
 
+        self.bytes = size if size <= merged_bytes else None
         self._blocks = [
             _Block(
                 how([a.q_proj, a.k_proj, a.v_proj], block.input_layernorm.weight.detach()),
@@ -99,11 +109,10 @@ class Trunk:
             for block in blocks
             for a, m in [(block.self_attn, block.mlp)]
         ]
-        self._heads = Heads(model)
+        self._attention = Attention(model)
         self._embedding = model.model.embed_tokens.weight.detach()
         self._gain = model.model.norm.weight.detach()
         self._hidden = int(config.hidden_size)
-        self._inner = int(config.intermediate_size)
         self._eps = float(config.rms_norm_eps)
         self._recompute = recompute
         self._parameters = [p for block in self._blocks for p in block.parameters()]
@@ -157,11 +166,11 @@ class Trunk:
             if keep:
                 kept.append(before if self._recompute else state)
             del state
-        normed, scale = self._norm(x)
+        normed, scale = rms_norm(x, self._eps)
 
         def backward(g: Tensor) -> Gradients:
             found: list[Gradients] = []
-            g = self._norm_backward(g * self._gain, normed, scale, None)
+            g = rms_norm_backward(g * self._gain, normed, scale, None)
             for number in range(last, -1, -1):
                 block, state = self._blocks[number], kept.pop()
                 if isinstance(state, Tensor):
@@ -179,34 +188,28 @@ class Trunk:
     ) -> tuple[Tensor, _Kept]:
         """The layer's output (n, hidden) from its input (tokens, hidden); n < tokens in the last
         layer, of which only the places asked for are computed."""
-        normed, scale = self._norm(x)
-        read, attention = self._heads.read(block.qkv(normed), padding, chosen=last)
+        normed, scale = rms_norm(x, self._eps)
+        read, attention = self._attention.read(block.qkv(normed), padding, chosen=last)
         if last:
             x = x[padding.places]
         x = block.out(read, plus=x)
-        normed_2, scale_2 = self._norm(x)
+        normed_2, scale_2 = rms_norm(x, self._eps)
         gate_up = block.gate_up(normed_2)
-        gate, up = gate_up.split(self._inner, dim=1)
-        active = functional.silu(gate)
-        product = active * up
+        product = swiglu(gate_up)
         x = block.down(product, plus=x)
-        kept = (normed, scale, attention, read, normed_2, scale_2, gate_up, active, product)
+        kept = (normed, scale, attention, read, normed_2, scale_2, gate_up, product)
         return x, _Kept(*kept)
 
     def _block_backward(
         self, block: _Block, kept: _Kept, g: Tensor, padding: Padding, *, last: bool, first: bool
     ) -> tuple[Tensor, Gradients]:
         """∂L/∂x, nothing of use in the first layer, and the adapters' gradients."""
-        gate, up = kept.gate_up.split(self._inner, dim=1)
         to_product, down = block.down.backward(g, kept.product, to_input=True)
         assert to_product is not None
-        both = torch.empty_like(kept.gate_up)
-        to_gate, to_up = both.split(self._inner, dim=1)
-        torch.mul(to_product, kept.active, out=to_up)
-        torch.ops.aten.silu_backward.grad_input(to_product.mul_(up), gate, grad_input=to_gate)
+        both = swiglu_backward(to_product, kept.gate_up)
         to_normed, gate_up = block.gate_up.backward(both, kept.normed_2, to_input=True)
         assert to_normed is not None
-        g = self._norm_backward(to_normed, kept.normed_2, kept.scale_2, g)
+        g = rms_norm_backward(to_normed, kept.normed_2, kept.scale_2, g)
         to_read, out = block.out.backward(g, kept.read, to_input=True)
         assert to_read is not None
         if last and not first:
@@ -214,22 +217,8 @@ class Trunk:
         to_qkv = kept.attention(to_read)
         to_normed, qkv = block.qkv.backward(to_qkv, kept.normed, to_input=not first)
         if to_normed is not None:
-            g = self._norm_backward(to_normed, kept.normed, kept.scale, g)
+            g = rms_norm_backward(to_normed, kept.normed, kept.scale, g)
         return g, [*qkv, *out, *gate_up, *down]
-
-    def _norm(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x̂ = x·r with r = 1/√(mean x² + ε), and r (n, 1)."""
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        scale = length.square_().add_(self._hidden * self._eps).rsqrt_().mul_(self._hidden**0.5)
-        return x * scale, scale
-
-    def _norm_backward(
-        self, g: Tensor, normed: Tensor, scale: Tensor, residual: Tensor | None
-    ) -> Tensor:
-        """r·(g − x̂·mean(g·x̂)), added to ``residual``; overwrites its arguments."""
-        along = torch.linalg.vecdot(g, normed).unsqueeze_(-1).div_(-self._hidden)
-        g = g.addcmul_(normed, along)
-        return g.mul_(scale) if residual is None else residual.addcmul_(g, scale)
 
 
 class _Pass(torch.autograd.Function):
@@ -254,34 +243,49 @@ def trunk(
     model: nn.Module,
     *,
     recompute: bool = False,
+    reading: bool = False,
     merged_bytes: int = MAX_BYTES,
     kept_bytes: int = KEPT_BYTES,
 ) -> Trunk | None:
     """The model's layers with the adapter active now, or None where this file does not compute
-    them: another model, device or precision, dropout, a base that is trained itself, an adapter of
-    another kind or elsewhere."""
+    them: another model, device or precision, an adapter of another kind or elsewhere; and, but for
+    ``reading`` without gradients and dropout, a base that is trained itself, or dropout."""
     if type(model) is not LlamaForCausalLM or not suits(model):
         return None
-    for block in model.model.layers:
-        if not all(map(_suitable, linears(block))):
+    for layer in (layer for block in model.model.layers for layer in linears(block)):
+        if not _is_matrix(layer) or not (reading or _trains_adapters_only(layer)):
             return None
-    return Trunk(model, recompute=recompute, merged_bytes=merged_bytes, kept_bytes=kept_bytes)
+    return Trunk(
+        model,
+        recompute=recompute,
+        reading=reading,
+        merged_bytes=merged_bytes,
+        kept_bytes=kept_bytes,
+    )
 
 
-def _suitable(layer: Any) -> bool:
-    """Whether a layer is a matrix with one adapter or none, and nothing else of it is trained."""
+def _is_matrix(layer: Any) -> bool:
+    """Whether a layer is a matrix with one adapter or none."""
     if not is_matrix(layer):
         return False
+    return not isinstance(layer, LoraLayer) or len(_computing(layer)) <= 1
+
+
+def _trains_adapters_only(layer: Any) -> bool:
+    """Whether a layer's matrix has no gradient, and nothing is dropped at random."""
     if not isinstance(layer, LoraLayer):
         return not layer.weight.requires_grad
     wrapped: Any = layer
-    computing = [name for name in wrapped.active_adapters if name in wrapped.lora_A]
-    drops = (wrapped.lora_dropout[name] for name in computing)
-    return (
-        (wrapped.disable_adapters or len(computing) <= 1)
-        and not wrapped.get_base_layer().weight.requires_grad
-        and not any(getattr(drop, "p", 0) > 0 and drop.training for drop in drops)
+    drops = (wrapped.lora_dropout[name] for name in _computing(layer))
+    return not wrapped.get_base_layer().weight.requires_grad and not any(
+        getattr(drop, "p", 0) > 0 and drop.training for drop in drops
     )
+
+
+def _computing(layer: Any) -> list[str]:
+    if layer.disable_adapters:
+        return []
+    return [name for name in layer.active_adapters if name in layer.lora_A]
 
 
 def _parts(rows: Tensor, columns: Tensor, count: int) -> Iterator[tuple[int, int, Tensor]]:

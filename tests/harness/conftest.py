@@ -1,8 +1,25 @@
-"""Lets the tests of this folder import its helpers, ``stub_engine`` and ``probe_runs``."""
+"""Lets the tests of this folder import its helpers, ``stub_engine`` and ``probe_runs``; and lets
+them run with compiled functions and without."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.engines import adapted, attention, llama, operators
+from harness.engines.compiled import compiled
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(params=["compiled", "torch"])
+def either_way(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the compiled functions, where there is a compiler, and by torch's operators."""
+    if request.param == "torch":
+        for module in (adapted, attention, llama, operators):
+            monkeypatch.setattr(module, "compiled", lambda: None)
+    elif compiled() is None:
+        pytest.skip("no C compiler here")

@@ -20,8 +20,11 @@ from harness.adapters import activate, adapter_weights, add_adapter, using
 from harness.engines.llama import fuse
 from harness.engines.local import LocalEngine
 from harness.engines.protocol import Request
+from harness.engines.reading import Reader
 from harness.engines.room import roomy_cache
 from harness.models import ModelSpec, Quantization, causal_model, load
+
+pytestmark = pytest.mark.usefixtures("either_way")
 
 IDS = torch.tensor([[0, 0, 7, 8, 9], [3, 4, 5, 6, 7], [0, 0, 0, 0, 11]])
 MASK = (IDS > 0).long()
@@ -31,8 +34,8 @@ POSITIONS = (MASK.cumsum(1) - 1).clamp(min=0)
 def llama(**changed: Any) -> LlamaForCausalLM:
     settings: dict[str, Any] = {
         "vocab_size": 64,
-        "hidden_size": 32,
-        "intermediate_size": 48,
+        "hidden_size": 64,
+        "intermediate_size": 96,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -89,7 +92,7 @@ def same(model: Any) -> None:
         {},
         {"num_key_value_heads": 4},
         {"num_key_value_heads": 1},
-        {"head_dim": 16},
+        {"head_dim": 24},
         {"tie_word_embeddings": True},
         {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
         {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}},
@@ -170,15 +173,15 @@ def test_a_row_that_ended_at_the_contexts_limit_does_no_harm(tiny_llama: Path) -
 @pytest.mark.parametrize("heads", [4, 2])
 def test_whole_sequences_give_the_models_logits_and_states(length: int, heads: int) -> None:
     model = llama(num_key_value_heads=heads, max_position_embeddings=128)
-    fused = fuse(model)
-    assert fused is not None
+    reader = Reader(model)
+    assert reader.bytes is not None
     ids = torch.randint(1, 64, (3, length), generator=torch.Generator().manual_seed(1))
     ends = torch.tensor([length, length - 2, 3])
     padded = ids.masked_fill(torch.arange(length) >= ends[:, None], 0)
     rows, columns = torch.tensor([0, 0, 1, 2, 2]), torch.tensor([length - 1, 0, length - 3, 2, 1])
     with torch.inference_mode():
-        logits = fused.logits(padded, rows, columns)
-        hidden = fused.hidden(padded, rows, columns)
+        logits = reader.logits(padded, rows, columns)
+        hidden = reader.hidden(padded, rows, columns)
         for i, (row, column) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)):
             alone = ids[row : row + 1, : int(ends[row])]
             found = model(input_ids=alone, output_hidden_states=True)

@@ -23,11 +23,13 @@ WAYS: list[dict[str, int]] = [
 ]
 Places = tuple[Tensor, Tensor, Tensor]
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 
 def llama(**changes: Any) -> LlamaForCausalLM:
     settings = {
         "vocab_size": 160,
-        "hidden_size": 48,
+        "hidden_size": 64,
         "intermediate_size": 112,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
@@ -43,9 +45,8 @@ def llama(**changes: Any) -> LlamaForCausalLM:
 
 
 def adapted(model: Any, targets: Any = "all-linear", **changes: Any) -> Any:
-    config = LoraConfig(
-        r=4, lora_alpha=12, target_modules=targets, task_type="CAUSAL_LM", **changes
-    )
+    settings = {"r": 16, "lora_alpha": 48, "target_modules": targets, **changes}
+    config = LoraConfig(task_type="CAUSAL_LM", **settings)
     model = add_adapter(model, "policy", config, seed=1)
     for name, weight in adapter_weights(model, "policy").items():
         if "lora_B" in name:
@@ -98,7 +99,7 @@ def same(found: tuple[Tensor, list[Tensor]], expected: tuple[Tensor, list[Tensor
         ({"num_key_value_heads": 4}, ["q_proj", "v_proj"], [20, 33, 7]),
         ({"num_key_value_heads": 1}, ["k_proj", "o_proj", "up_proj"], [9, 12]),
         ({"num_hidden_layers": 1}, ["gate_proj", "down_proj"], [9, 12]),
-        ({"head_dim": 16, "rms_norm_eps": 0.1}, "all-linear", [9, 12]),
+        ({"head_dim": 24, "intermediate_size": 100, "rms_norm_eps": 0.1}, "all-linear", [9, 12]),
         (
             {
                 "rope_parameters": {
@@ -119,6 +120,13 @@ def test_states_and_gradients_are_autograds(
     config: dict[str, Any], targets: Any, lengths: list[int], way: dict[str, int]
 ) -> None:
     model, at = adapted(llama(**config), targets), places(lengths)
+    states = known(model, **way).hidden(*at)
+    same((states.detach(), gradients(model, states)), of_autograd(model, at))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_rank_that_is_no_multiple_of_a_vector(way: dict[str, int]) -> None:
+    model, at = adapted(llama(), r=4), places([20, 33, 7])
     states = known(model, **way).hidden(*at)
     same((states.detach(), gradients(model, states)), of_autograd(model, at))
 

@@ -1,0 +1,430 @@
+"""The functions of ``compiled.c``, built for this processor when they are first wanted.
+
+Where there is a C compiler (``CC``, or cc, gcc, clang) they take a second to build, once a machine:
+the library is kept beside this file's byte code, or in the user's cache. Where there is none, or no
+OpenMP among torch's libraries, ``compiled()`` is None and torch's operators do the same, slower
+and equal up to the order of float32 additions. ``ALDENTE_COMPILED=0`` in the environment does
+without as well.
+
+They run on torch's own threads: torch's OpenMP is asked for ``torch.get_num_threads()`` of them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SWITCH = "ALDENTE_COMPILED"
+_SOURCE = Path(__file__).with_suffix(".c")
+_TARGET = "-march=native"
+_FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-Wno-psabi", "-shared", "-fPIC", "-lm")
+_LANES = 16  # that widths must be multiples of
+_WIDEST = 256  # of a head
+_GRAIN = 2**15  # of work for each thread, as torch has it
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Packed rows and their queries; int64 all, on the CPU.
+
+    Row r's tokens are starts[r] to starts[r + 1], its queries asked[r] to asked[r + 1]. A query is
+    the token at positions[i] of its row, and number places[i] of what is read.
+    """
+
+    starts: Tensor  # (rows + 1,)
+    asked: Tensor  # (rows + 1,)
+    positions: Tensor  # (queries,)
+    places: Tensor  # (queries,)
+    longest: int  # row
+
+
+@dataclass(frozen=True, slots=True)
+class PackedAdapters:
+    """LoRA adapters of layers that read the same input, the outputs of which lie side by side.
+
+    ``down``: (inputs, ranks), every A transposed, side by side. ``up``: every B (outputs, rank),
+    one behind the other. ``columns`` and ``ranked``: (adapters, 2) int64, the first of an adapter's
+    outputs and of its ranks, and how many.
+    """
+
+    down: Tensor
+    up: Tensor
+    columns: Tensor
+    ranked: Tensor
+
+    @property
+    def suit(self) -> bool:
+        ranks = self.down.shape[1]
+        sizes = [len(self.down), *self.columns.flatten().tolist(), *self.ranked.flatten().tolist()]
+        return ranks <= _WIDEST and not any(size % _LANES for size in sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """What attention is computed with; query head h reads with key-value head
+    h · pairs // queries."""
+
+    queries: int
+    pairs: int  # key-value heads
+    width: int  # of a head
+    scale: float
+
+    @property
+    def suit(self) -> bool:
+        return self.width % _LANES == 0 and self.width <= _WIDEST
+
+
+class _Attention(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("next", "rows", "heads", "pairs", "width")),
+        *((name, ctypes.c_void_p) for name in ("qkv", "cos", "sin", "starts", "asked")),
+        *((name, ctypes.c_void_p) for name in ("positions", "places", "read", "to_qkv")),
+        ("scratch", ctypes.c_void_p),
+        ("room", ctypes.c_int64),
+        ("thread", ctypes.c_void_p),
+        ("scale", ctypes.c_float),
+    ]
+
+
+class _Decoding(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("next", "rows", "heads", "pairs", "width")),
+        *((name, ctypes.c_int64) for name in ("slots", "used")),
+        *((name, ctypes.c_void_p) for name in ("qkv", "turns", "positions", "penalty")),
+        *((name, ctypes.c_void_p) for name in ("keys", "values", "read", "scratch")),
+        ("room", ctypes.c_int64),
+        ("thread", ctypes.c_void_p),
+    ]
+
+
+class _Adapters(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("next", "tokens", "inputs", "outputs", "ranks")),
+        ("adapters", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("columns", "ranked", "g", "x", "down", "up")),
+        *((name, ctypes.c_void_p) for name in ("parts", "to_down", "to_up")),
+        ("ups", ctypes.c_int64),
+    ]
+
+
+class _Norm(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("next", "tokens", "width")),
+        *((name, ctypes.c_void_p) for name in ("x", "normed", "scale", "g", "plus", "out")),
+        ("eps", ctypes.c_float),
+    ]
+
+
+class _Gated(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("next", "tokens", "width")),
+        *((name, ctypes.c_void_p) for name in ("gate_up", "product", "to_gate_up")),
+    ]
+
+
+class _Words(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("next", "tokens", "width")),
+        *((name, ctypes.c_void_p) for name in ("logits", "targets", "chosen", "entropy")),
+        ("divisor", ctypes.c_float),
+    ]
+
+
+class Compiled:
+    """float32 on the CPU, contiguous all. No gradients: the backward is a function of its own."""
+
+    def __init__(self, library: ctypes.CDLL, openmp: ctypes.CDLL) -> None:
+        self._library = library
+        for room in ("attention_room", "decoding_room", "adapters_room"):
+            getattr(self._library, room).restype = ctypes.c_int64
+        self._parallel = openmp.GOMP_parallel
+        self._parallel.argtypes = (
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_uint,
+            ctypes.c_uint,
+        )
+        self._parallel.restype = None
+        self._thread = ctypes.cast(openmp.omp_get_thread_num, ctypes.c_void_p).value
+
+    def attention(
+        self, qkv: Tensor, turns: tuple[Tensor, Tensor], spans: Spans, heads: Heads
+    ) -> Tensor:
+        """What the heads read under causal attention, (queries, heads · width), of queries, keys
+        and values side by side in ``qkv`` (tokens, (heads + 2 · pairs) · width).
+
+        ``turns``: cosines and sines (positions, width / 2) of the rotation's angles.
+        """
+        read = qkv.new_empty(len(spans.positions), heads.queries * heads.width)
+        self._attention(self._library.attention_forward, qkv, turns, spans, heads, read, None)
+        return read
+
+    def attention_backward(
+        self, g: Tensor, qkv: Tensor, turns: tuple[Tensor, Tensor], spans: Spans, heads: Heads
+    ) -> Tensor:
+        """∂L/∂qkv from g = ∂L/∂read."""
+        found = torch.empty_like(qkv)
+        self._attention(self._library.attention_backward, qkv, turns, spans, heads, g, found)
+        return found
+
+    def decode(
+        self,
+        qkv: Tensor,
+        turns: Tensor,
+        positions: Tensor,
+        penalty: Tensor,
+        cache: tuple[Tensor, Tensor],
+        used: int,
+        heads: Heads,
+    ) -> Tensor:
+        """What the heads of one more token a row read, (rows, heads · width), from its queries,
+        keys and values side by side, (rows, (heads + 2 · pairs) · width), the scale included.
+
+        ``cache``: keys and values (rows, pairs, slots, width) of ``used`` tokens, to which this one
+        is added. ``turns``: cosine and sine side by side, (positions, width); they turn a head's
+        neighbours together. ``positions``: (rows,) int64. ``penalty``: (rows, slots), added to the
+        scores: 0 or −∞, not −∞ everywhere.
+        """
+        keys, values = cache
+        read = qkv.new_empty(len(qkv), heads.queries * heads.width)
+        room = self._library.decoding_room(ctypes.c_int64(keys.shape[2]))
+        tensors = {"qkv": qkv, "turns": turns, "positions": positions, "penalty": penalty}
+        tensors |= {"keys": keys, "values": values, "read": read}
+        tensors["scratch"] = qkv.new_empty(torch.get_num_threads(), room)
+        self._run(
+            self._library.decoding_forward,
+            _Decoding(
+                rows=len(qkv),
+                heads=heads.queries,
+                pairs=heads.pairs,
+                width=heads.width,
+                slots=keys.shape[2],
+                used=used,
+                room=room,
+                thread=self._thread,
+                **_addresses(tensors),
+            ),
+            work=read.numel() * (used + 1),
+        )
+        return read
+
+    def adapters_gradients(
+        self, g: Tensor, x: Tensor, packed: PackedAdapters
+    ) -> tuple[Tensor, list[Tensor]]:
+        """(Bᵀ·g)·xᵀ of all the adapters, (ranks, inputs), and (A·x)·gᵀ of each, (rank, outputs);
+        ``g`` (tokens, outputs of the layers), ``x`` (tokens, inputs)."""
+        inputs, ranks, ups = *packed.down.shape, packed.up.numel()
+        room = self._library.adapters_room(
+            ctypes.c_int64(inputs), ctypes.c_int64(ranks), ctypes.c_int64(ups)
+        )
+        tensors = {"g": g, "x": x, "down": packed.down, "up": packed.up}
+        tensors |= {"columns": packed.columns, "ranked": packed.ranked}
+        tensors["parts"] = x.new_empty(room)
+        to_down = tensors["to_down"] = x.new_empty(ranks, inputs)
+        to_up = tensors["to_up"] = x.new_empty(ups)
+        job = _Adapters(
+            tokens=len(x),
+            inputs=inputs,
+            outputs=g.shape[1],
+            ranks=ranks,
+            adapters=len(packed.columns),
+            ups=ups,
+            **_addresses(tensors),
+        )
+        self._run(self._library.adapters_sums, job, work=x.numel() * ranks)
+        self._library.adapters_total(ctypes.byref(job))
+        shapes = zip(packed.ranked[:, 1].tolist(), packed.columns[:, 1].tolist(), strict=True)
+        sizes = [rank * outputs for rank, outputs in shapes]
+        found = to_up.split(sizes)
+        return to_down, [
+            part.view(rank, -1)
+            for part, rank in zip(found, packed.ranked[:, 1].tolist(), strict=True)
+        ]
+
+    def rms_norm(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """x·r with r = 1/√(mean x² + ε), of (n, width), and r, (n, 1)."""
+        tensors = {"x": x, "normed": torch.empty_like(x), "scale": x.new_empty(len(x), 1)}
+        tokens, width = x.shape
+        job = _Norm(tokens=tokens, width=width, eps=eps, **_addresses(tensors))
+        self._run(self._library.norm_forward, job, work=x.numel())
+        return tensors["normed"], tensors["scale"]
+
+    def rms_norm_backward(
+        self, g: Tensor, normed: Tensor, scale: Tensor, plus: Tensor | None
+    ) -> Tensor:
+        """∂L/∂x from g = ∂L/∂normed, with ``plus`` added."""
+        tensors = {"g": g, "normed": normed, "scale": scale, "out": torch.empty_like(g)}
+        if plus is not None:
+            tensors["plus"] = plus
+        tokens, width = g.shape
+        job = _Norm(tokens=tokens, width=width, **_addresses(tensors))
+        self._run(self._library.norm_backward, job, work=g.numel())
+        return tensors["out"]
+
+    def swiglu(self, gate_up: Tensor) -> Tensor:
+        """silu(gate) · up: (n, width) of the two side by side, (n, 2 · width)."""
+        found = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
+        self._gated(self._library.gated_forward, gate_up, found, None)
+        return found
+
+    def swiglu_backward(self, g: Tensor, gate_up: Tensor) -> Tensor:
+        """∂L/∂gate_up from g = ∂L/∂swiglu."""
+        found = torch.empty_like(gate_up)
+        self._gated(self._library.gated_backward, gate_up, g, found)
+        return found
+
+    def log_softmax(
+        self, logits: Tensor, targets: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of the targets under softmax(logits / temperature), and the entropy,
+        (n,) each; puts the probabilities in place of ``logits`` (n, words)."""
+        found = {"chosen": logits.new_empty(len(logits)), "entropy": logits.new_empty(len(logits))}
+        tokens, width = logits.shape
+        addresses = _addresses({"logits": logits, "targets": targets, **found})
+        job = _Words(tokens=tokens, width=width, divisor=temperature, **addresses)
+        self._run(self._library.words_forward, job, work=logits.numel())
+        return found["chosen"], found["entropy"]
+
+    def _attention(
+        self,
+        function: Any,
+        qkv: Tensor,
+        turns: tuple[Tensor, Tensor],
+        spans: Spans,
+        heads: Heads,
+        read: Tensor,
+        to_qkv: Tensor | None,
+    ) -> None:
+        tensors = {"qkv": qkv, "read": read, "cos": turns[0], "sin": turns[1]}
+        room = self._library.attention_room(
+            ctypes.c_int64(spans.longest), ctypes.c_int64(heads.width)
+        )
+        tensors["scratch"] = qkv.new_empty(torch.get_num_threads(), room)
+        if to_qkv is not None:
+            tensors["to_qkv"] = to_qkv
+        for name in ("starts", "asked", "positions", "places"):
+            tensors[name] = getattr(spans, name)
+        self._run(
+            function,
+            _Attention(
+                rows=len(spans.starts) - 1,
+                heads=heads.queries,
+                pairs=heads.pairs,
+                width=heads.width,
+                room=room,
+                thread=self._thread,
+                scale=heads.scale,
+                **_addresses(tensors),
+            ),
+            work=read.numel() * spans.longest,
+        )
+
+    def _gated(
+        self, function: Any, gate_up: Tensor, product: Tensor, to_gate_up: Tensor | None
+    ) -> None:
+        tensors = {"gate_up": gate_up, "product": product}
+        if to_gate_up is not None:
+            tensors["to_gate_up"] = to_gate_up
+        tokens, width = product.shape
+        job = _Gated(tokens=tokens, width=width, **_addresses(tensors))
+        self._run(function, job, work=product.numel())
+
+    def _run(self, function: Any, job: ctypes.Structure, work: int) -> None:
+        """By as many threads as the ``work``, numbers read or products summed, is worth: waking one
+        costs microseconds, and on a machine that is busy with other things much more."""
+        threads = min(torch.get_num_threads(), 1 + work // _GRAIN)
+        if threads == 1:
+            function(ctypes.byref(job))
+            return
+        self._parallel(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(job), threads, 0)
+
+
+def suits(width: int) -> bool:
+    """Whether norms and gated units of this width are computed here."""
+    return width % _LANES == 0
+
+
+@cache
+def compiled() -> Compiled | None:
+    """The functions, or None where they cannot be had."""
+    if os.environ.get(SWITCH) == "0":
+        return None
+    try:
+        # Symbols are looked up in a library and in what it depends on: the OpenMP that torch uses.
+        openmp = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        library = _library()
+        return None if library is None else Compiled(library, openmp)
+    except (OSError, AttributeError):
+        return None
+
+
+def _library() -> ctypes.CDLL | None:
+    """The library, built if it is not there yet."""
+    source = _SOURCE.read_bytes()
+    flags = " ".join((_TARGET, *_FLAGS)).encode()
+    state = hashlib.sha256(source + flags + _processor()).hexdigest()[:16]
+    name = f"{_SOURCE.stem}-{state}.so"
+    for folder in _folders():
+        if (folder / name).is_file():
+            return ctypes.CDLL(str(folder / name))
+    for folder in _folders():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder) as own:
+                built = Path(own) / name
+                if not _build(built):
+                    return None
+                # Other processes see it whole or not at all.
+                return ctypes.CDLL(str(built.replace(folder / name)))
+        except OSError:  # cannot be written
+            continue
+    return None
+
+
+def _folders() -> Iterator[Path]:
+    yield _SOURCE.parent / "__pycache__"
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    yield Path(root) / "aldente"
+
+
+def _build(target: Path) -> bool:
+    """Whether there was a compiler that made ``target``; the first that is there is asked."""
+    names = [name for name in (os.environ.get("CC"), "cc", "gcc", "clang") if name]
+    compiler = next((found for name in names if (found := shutil.which(name))), None)
+    if compiler is None:
+        return False
+    command = [compiler, _TARGET, str(_SOURCE), "-o", str(target), *_FLAGS]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0 and target.is_file()
+
+
+def _processor() -> bytes:
+    """What the code is built for: another machine may share the folder."""
+    known = [platform.machine(), platform.processor()]
+    cpus = Path("/proc/cpuinfo")
+    if cpus.is_file():
+        lines = cpus.read_text(errors="replace").splitlines()
+        known += sorted({x for x in lines if x.startswith(("flags", "Features", "model name"))})
+    return "\n".join(known).encode()
+
+
+def _addresses(tensors: dict[str, Tensor]) -> dict[str, int]:
+    for name, tensor in tensors.items():
+        assert tensor.is_contiguous(), name
+    return {name: tensor.data_ptr() for name, tensor in tensors.items()}

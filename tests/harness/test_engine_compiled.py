@@ -1,0 +1,284 @@
+"""Every compiled function against torch in float64, for this processor and for older ones."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from harness.engines import compiled as module
+from harness.engines.attention import Padding
+from harness.engines.compiled import Compiled, Heads, PackedAdapters, compiled
+
+# The vectors' widths: of this processor, of 8 numbers, of 4.
+TARGETS = ["-march=native", "-march=x86-64-v3", "-march=x86-64"]
+
+
+@pytest.fixture(scope="module", params=TARGETS)
+def functions(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Compiled:
+    if compiled() is None:
+        pytest.skip("no C compiler here")
+    folder = tmp_path_factory.mktemp("compiled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_TARGET", request.param)
+        patch.setattr(module, "_folders", lambda: iter([folder]))
+        found = compiled.__wrapped__()
+    if found is None:
+        pytest.skip(f"the compiler does not know {request.param}")
+    assert [path.suffix for path in folder.iterdir()] == [".so"]
+    return found
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def close(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found.double(), expected.detach(), rtol=1e-4, atol=1e-5)
+
+
+def angles(length: int, width: int) -> Tensor:
+    return torch.outer(torch.arange(length) + 0.0, 1 / 100 ** (torch.arange(width // 2) / width))
+
+
+def expected_attention(qkv: Tensor, lengths: list[int], heads: Heads) -> Tensor:
+    """As transformers computes it, a row after the other; (tokens, heads · width), float64."""
+    read, first = [], 0
+    for length in lengths:
+        states = qkv[first : first + length].unflatten(1, (-1, heads.width)).transpose(0, 1)
+        first += length
+        turns = angles(length, heads.width).double().repeat(1, 2)
+        one, two = states.chunk(2, dim=-1)
+        turned = states * turns.cos() + torch.cat([-two, one], dim=-1) * turns.sin()
+        queries = turned[: heads.queries] * heads.scale
+        shared = heads.queries // heads.pairs
+        keys = turned[heads.queries : -heads.pairs].repeat_interleave(shared, 0)
+        values = states[-heads.pairs :].repeat_interleave(shared, 0)
+        hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
+        weights = (queries @ keys.mT).masked_fill(hidden, -torch.inf).softmax(-1)
+        read.append((weights @ values).transpose(0, 1).flatten(1))
+    return torch.cat(read)
+
+
+@pytest.mark.parametrize(
+    ("queries", "pairs", "width"), [(4, 4, 32), (4, 2, 16), (3, 1, 64), (2, 2, 80), (2, 1, 128)]
+)
+@pytest.mark.parametrize("lengths", [[1], [5, 64, 1, 16], [70, 129, 33]])
+def test_attention_and_its_backward(
+    functions: Compiled, queries: int, pairs: int, width: int, lengths: list[int]
+) -> None:
+    heads = Heads(queries, pairs, width, width**-0.5)
+    rows = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    columns = torch.cat([torch.arange(length) for length in lengths])
+    padding = Padding(rows, columns, len(lengths))
+    qkv = normal(sum(lengths), (queries + 2 * pairs) * width)
+    double = qkv.double().requires_grad_()
+    expected = expected_attention(double, lengths, heads)
+    turns = angles(max(lengths), width)
+    found = functions.attention(qkv, (turns.cos(), turns.sin()), padding.every, heads)
+    close(found, expected)
+    g = normal(*found.shape, seed=1)
+    back = functions.attention_backward(g, qkv, (turns.cos(), turns.sin()), padding.every, heads)
+    close(back, torch.autograd.grad(expected, double, g.double())[0])
+
+
+def test_attention_at_chosen_places(functions: Compiled) -> None:
+    """In any order, one of them twice, the last of a row among them or the row is shorter."""
+    heads, lengths = Heads(2, 1, 32, 0.2), [9, 1, 20, 6]
+    rows = torch.tensor([2, 0, 3, 2, 0, 2, 1, 2])
+    columns = torch.tensor([19, 8, 5, 3, 2, 18, 0, 3])
+    padding = Padding(rows, columns, 4)
+    qkv = normal(sum(lengths), 4 * 32)
+    double = qkv.double().requires_grad_()
+    expected = expected_attention(double, lengths, heads)[padding.places]
+    turns = angles(20, 32).cos(), angles(20, 32).sin()
+    close(functions.attention(qkv, turns, padding.chosen, heads), expected)
+    g = normal(8, 64, seed=1)
+    back = functions.attention_backward(g, qkv, turns, padding.chosen, heads)
+    close(back, torch.autograd.grad(expected, double, g.double())[0])
+
+
+def test_weights_that_are_no_numbers_stay_so(functions: Compiled) -> None:
+    padding = Padding(torch.arange(2).repeat_interleave(3), torch.arange(3).repeat(2), 2)
+    qkv = normal(6, 96)
+    qkv[4, 0] = torch.nan  # a query of the second row's second token
+    turns = angles(3, 32).cos(), angles(3, 32).sin()
+    read = functions.attention(qkv, turns, padding.every, Heads(1, 1, 32, 1.0))
+    assert read.isnan().any(dim=1).tolist() == [False] * 4 + [True, False]
+    gate_up = normal(2, 32)
+    gate_up[1, 3] = torch.nan
+    assert functions.swiglu(gate_up).isnan().sum() == 1
+    logits = normal(3, 40)
+    logits[2, 7] = torch.nan
+    chosen, _ = functions.log_softmax(logits, torch.zeros(3, dtype=torch.int64), 1.0)
+    assert chosen.isnan().tolist() == [False, False, True]
+
+
+@pytest.mark.parametrize(("queries", "pairs", "width"), [(4, 4, 32), (4, 2, 16), (3, 1, 80)])
+def test_one_more_token(functions: Compiled, queries: int, pairs: int, width: int) -> None:
+    rows, slots, used = 5, 24, 18
+    heads = Heads(queries, pairs, width, 1.0)
+    qkv = normal(rows, (queries + 2 * pairs) * width)
+    keys, values = normal(rows, pairs, slots, width), normal(rows, pairs, slots, width, seed=1)
+    before = keys.clone(), values.clone()
+    turns = torch.polar(torch.ones(40, width // 2), angles(40, width))
+    positions = torch.tensor([18, 3, 30, 0, 39])
+    penalty = torch.zeros(rows, slots)
+    penalty[:, used + 1 :] = -torch.inf
+    penalty[1, :15] = -torch.inf
+    penalty[3, :18] = -torch.inf  # all but the new one
+    found = functions.decode(
+        qkv,
+        torch.view_as_real(turns).flatten(1),
+        positions,
+        penalty,
+        (keys, values),
+        used,
+        heads,
+    )
+    states = qkv.double().view(rows, -1, width)
+    turned = torch.view_as_real(
+        torch.view_as_complex(states.unflatten(-1, (-1, 2))) * turns[positions].unsqueeze(1)
+    ).flatten(-2)
+    close(keys[:, :, used], turned[:, queries : queries + pairs])
+    close(values[:, :, used], states[:, queries + pairs :])
+    others = torch.arange(slots) != used
+    assert torch.equal(keys[:, :, others], before[0][:, :, others])
+    assert torch.equal(values[:, :, others], before[1][:, :, others])
+    shared = queries // pairs
+    scores = turned[:, :queries, None] @ keys.double().repeat_interleave(shared, 1).mT
+    weights = (scores + penalty[:, None, None]).softmax(-1)
+    close(found, (weights @ values.double().repeat_interleave(shared, 1)).flatten(1))
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 50, 700])
+@pytest.mark.parametrize("ranks", [[16], [16, 32], [16, 16, 16]])
+def test_adapters_gradients(functions: Compiled, tokens: int, ranks: list[int]) -> None:
+    inputs, widths = 48, [32, 16, 80][: len(ranks)]
+    outputs = sum(widths) + 16  # a layer without an adapter comes first
+    downs = [normal(r, inputs, seed=r) for r in ranks]
+    ups = [normal(w, r, seed=w) for w, r in zip(widths, ranks, strict=True)]
+    firsts = [16 + sum(widths[:i]) for i in range(len(widths))]
+    packed = PackedAdapters(
+        torch.cat(downs).T.contiguous(),
+        torch.cat([up.flatten() for up in ups]),
+        torch.tensor(list(zip(firsts, widths, strict=True))),
+        torch.tensor([(sum(ranks[:i]), r) for i, r in enumerate(ranks)]),
+    )
+    assert packed.suit
+    x, g = normal(tokens, inputs, seed=5), normal(tokens, outputs, seed=6)
+    to_down, to_ups = functions.adapters_gradients(g, x, packed)
+    x, g = x.double(), g.double()
+    expected = []
+    for down, up, first in zip(downs, ups, firsts, strict=True):
+        part = g[:, first : first + len(up)]
+        expected.append((part @ up.double()).T @ x)
+        found = to_ups[len(expected) - 1].double()
+        wanted = (x @ down.double().T).T @ part
+        assert float((found - wanted).norm()) < 1e-5 * float(wanted.norm())
+    wanted = torch.cat(expected)
+    assert float((to_down.double() - wanted).norm()) < 1e-5 * float(wanted.norm())
+
+
+@pytest.mark.parametrize("tokens", [1, 33, 500])
+def test_norms_and_gates(functions: Compiled, tokens: int) -> None:
+    x, g = normal(tokens, 48) * 3, normal(tokens, 48, seed=1)
+    x[0, 0] = -100.0  # of which the exponential overflows
+    double = x.double().requires_grad_()
+    expected = functional.rms_norm(double, (48,), eps=0.1)
+    normed, scale = functions.rms_norm(x, 0.1)
+    close(normed, expected)
+    close(normed, x.double() * scale.double())
+    back = torch.autograd.grad(expected, double, g.double())[0]
+    close(functions.rms_norm_backward(g, normed, scale, None), back)
+    plus = normal(tokens, 48, seed=2)
+    close(functions.rms_norm_backward(g, normed, scale, plus), back + plus)
+
+    double = torch.cat([x, g], dim=1).double().requires_grad_()
+    gate, up = double.chunk(2, dim=1)
+    expected = functional.silu(gate) * up
+    close(functions.swiglu(double.detach().float()), expected)
+    back = torch.autograd.grad(expected, double, plus.double())[0]
+    close(functions.swiglu_backward(plus, double.detach().float()), back)
+
+
+@pytest.mark.parametrize("words", [3, 64, 77])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probabilities(functions: Compiled, words: int, temperature: float) -> None:
+    logits = normal(40, words) * 5
+    logits[0, 1] = -torch.inf  # a word that cannot be
+    logits[1, 2] = 1000.0  # certainty
+    targets = torch.randint(0, words, (40,), generator=torch.Generator().manual_seed(2))
+    targets[0] = 0
+    log_p = (logits.double() / temperature).log_softmax(-1)
+    chosen, entropy = functions.log_softmax(logits, targets, temperature)
+    close(chosen, log_p.gather(1, targets[:, None]).squeeze(1))
+    close(entropy, torch.distributions.Categorical(logits=log_p).entropy())
+    close(logits, log_p.exp())
+
+
+def test_threads_do_not_change_a_bit(functions: Compiled) -> None:
+    heads, before = Heads(4, 2, 32, 0.2), torch.get_num_threads()
+    padding = Padding(torch.arange(9).repeat_interleave(40), torch.arange(40).repeat(9), 9)
+    turns = angles(40, 32).cos(), angles(40, 32).sin()
+    qkv, g = normal(360, 8 * 32), normal(360, 4 * 32, seed=1)
+    columns, ranked = torch.tensor([[0, 128]]), torch.tensor([[0, 16]])
+    packed = PackedAdapters(normal(256, 16), normal(128 * 16), columns, ranked)
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results.append(
+                [
+                    functions.attention(qkv, turns, padding.every, heads),
+                    functions.attention_backward(g, qkv, turns, padding.every, heads),
+                    functions.swiglu(qkv),
+                    *functions.rms_norm(qkv, 1e-5),
+                    functions.adapters_gradients(g, qkv, packed)[0],
+                ]
+            )
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            assert torch.equal(one, two)
+
+
+# --------------------------------------------------------------------------- building
+
+
+def test_without_a_compiler_or_unwanted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "_folders", lambda: iter([tmp_path / "empty"]))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert compiled.__wrapped__() is None
+    monkeypatch.undo()
+    monkeypatch.setenv(module.SWITCH, "0")
+    assert compiled.__wrapped__() is None
+
+
+def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "_folders", lambda: iter([tmp_path]))
+    monkeypatch.setenv("CC", "false")
+    assert compiled.__wrapped__() is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(compiled() is None, reason="no C compiler here")
+def test_it_is_built_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    barred = tmp_path / "file"  # where no folder can be made
+    barred.touch()
+    folders = [barred / "in", tmp_path / "cache"]
+    monkeypatch.setattr(module, "_folders", lambda: iter(folders))
+    assert compiled.__wrapped__() is not None
+    (built,) = (tmp_path / "cache").iterdir()
+    changed = built.stat().st_mtime_ns
+    monkeypatch.setenv("CC", "false")
+    monkeypatch.setenv("PATH", os.devnull)
+    assert compiled.__wrapped__() is not None
+    assert built.stat().st_mtime_ns == changed
