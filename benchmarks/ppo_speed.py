@@ -152,8 +152,10 @@ def run_ours(shape: Shape, base: Path, folder: Path, *, alike: bool) -> dict[str
         model=model,
         head=head,
         pad=0,
-        policy_optimizer=torch.optim.AdamW(adapter_weights(model, "policy").values(), lr=1e-5),
-        value_optimizer=torch.optim.AdamW(values, lr=1e-5),
+        policy_optimizer=torch.optim.AdamW(
+            adapter_weights(model, "policy").values(), lr=1e-5, fused=True
+        ),
+        value_optimizer=torch.optim.AdamW(values, lr=1e-5, fused=True),
         reference="reference",
         value="value",
     )
@@ -179,6 +181,7 @@ def run_ours(shape: Shape, base: Path, folder: Path, *, alike: bool) -> dict[str
     timed(ppo, "roll_out", "rollout")
     timed(RewardScorer, "rewards", "score")
     timed(Actor, "measured_log_probs", "measure")
+    timed(Actor, "reference_log_probs", "measure")
     timed(Actor, "measured_values", "measure")
     timed(ppo, "update", "update")
     seconds = []

@@ -24,6 +24,7 @@ from harness.adapters import (
     remove_adapter,
     save_adapter,
 )
+from harness.engines.reading import Reader
 from trainers.learner import Learner
 from trainers.lora import lora_config
 from trainers.rollouts import (
@@ -53,6 +54,7 @@ class Actor:
     value_optimizer: torch.optim.Optimizer
     reference: str | None  # None: the base without an adapter
     value: str | None  # None: the head alone is trained, on the reference's hidden states
+    _reference_reader: Reader | None = None
 
     def log_probs(
         self,
@@ -80,6 +82,17 @@ class Actor:
     def measured_log_probs(self, batch: Replies, stage: PpoStage) -> Tensor:
         """(B, T) under the active adapter, without gradients."""
         return measured_log_probs(self.model, batch, pad=self.pad, temperature=stage.temperature)
+
+    def reference_log_probs(self, batch: Replies, stage: PpoStage) -> Tensor:
+        """(B, T) under the reference, which never changes: a small one's weights are laid out
+        once."""
+        activate(self.model, self.reference)
+        reader = self._reference_reader or Reader(self.model)
+        if reader.bytes is not None:
+            self._reference_reader = reader
+        return measured_log_probs(
+            self.model, batch, pad=self.pad, temperature=stage.temperature, reader=reader
+        )
 
     def measured_values(self, batch: Replies, stage: PpoStage) -> Tensor:
         """(B, T) under the value function, without gradients."""
@@ -175,4 +188,5 @@ def _adamw(trained: list[nn.Parameter], rate: float, settings: Optimizer) -> tor
         betas=settings.betas,
         eps=settings.eps,
         weight_decay=settings.weight_decay,
+        fused=True,
     )

@@ -286,8 +286,7 @@ def iterate(
     if old is None:
         activate(actor.model, POLICY)
         old = actor.measured_log_probs(sampled, stage)
-    activate(actor.model, actor.reference)
-    reference = actor.measured_log_probs(sampled, stage)
+    reference = actor.reference_log_probs(sampled, stage)
     values = actor.measured_values(sampled, stage)
 
     rewards = token_rewards(scores, old, reference, mask, controller.beta)

@@ -220,12 +220,19 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
-def measured_log_probs(model: PeftModel, batch: Replies, *, pad: int, temperature: float) -> Tensor:
+def measured_log_probs(
+    model: PeftModel,
+    batch: Replies,
+    *,
+    pad: int,
+    temperature: float,
+    reader: Reader | None = None,
+) -> Tensor:
     """As ``policy_log_probs`` of the whole batch, (B, T), without gradients, ``TOKENS_AT_ONCE`` and
     at most ``LOGITS_AT_ONCE`` numbers. From weights with the adapter folded in: they differ by
     rounding from those with gradients, so that the ratio of a policy to itself is one to about
-    1e-6."""
-    reader = Reader(model)
+    1e-6. ``reader``: of the active adapter, if one was made already."""
+    reader = reader or Reader(model)
     result = torch.zeros(batch.mask().shape)
     words = int(causal_model(model).config.get_text_config().vocab_size)
     size = max(1, LOGITS_AT_ONCE // (words * result.shape[1]))
