@@ -52,6 +52,16 @@ INLINE float sum(vec x) {
     return (total[0] + total[1]) + (total[2] + total[3]);
 }
 
+INLINE float largest(vec x) {
+    const four *parts = (const four *)&x;
+    four top = parts[0];
+    for (int i = 1; i < LANES / 4; i++)
+        for (int lane = 0; lane < 4; lane++)
+            top[lane] = parts[i][lane] > top[lane] ? parts[i][lane] : top[lane];
+    float one = top[0] > top[1] ? top[0] : top[1], two = top[2] > top[3] ? top[2] : top[3];
+    return one > two ? one : two;
+}
+
 /* e^x by Cephes' expf: x = n ln 2 + r, and a polynomial in r. Below -87 as at -87 (1.6e-38);
  * not a number stays that. x must not be above 88. */
 INLINE vec exponential(vec x) {
@@ -177,8 +187,7 @@ INLINE void softmax(float *scores, int64_t stride, int64_t vectors, const int64_
             tops = pick(x > tops, x, tops);
             store(line + at * LANES, x);
         }
-        float top = DEAD;
-        for (int lane = 0; lane < LANES; lane++) top = tops[lane] > top ? tops[lane] : top;
+        float top = largest(tops);
         for (int64_t at = 0; at < vectors; at++) {
             vec x = load(line + at * LANES);
             vec weight = pick(x == DEAD, all(0), exponential(x - top));
@@ -627,12 +636,12 @@ INLINE void log_softmax(const words *a, int64_t token) {
     float *x = a->logits + token * a->width, by = 1 / a->divisor;
     vec tops = all(DEAD), total = {0}, along = {0};
     int64_t whole = a->width / LANES * LANES;
-    float top = DEAD, rest = 0, inner = 0;
+    float rest = 0, inner = 0;
     for (int64_t at = 0; at < whole; at += LANES) {
         vec y = load(x + at);
         tops = pick(y > tops, y, tops);
     }
-    for (int lane = 0; lane < LANES; lane++) top = tops[lane] > top ? tops[lane] : top;
+    float top = largest(tops);
     for (int64_t at = whole; at < a->width; at++) top = x[at] > top ? x[at] : top;
     float known = (x[a->targets[token]] - top) * by;
     for (int64_t at = 0; at < whole; at += LANES) {

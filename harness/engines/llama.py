@@ -4,8 +4,9 @@ In a step of a small model the arithmetic is not the whole cost: there is a call
 matrices a layer, and the norms' and the rotation's many small operations. Here query, key and value
 are one product; weights are laid out once, and what follows a product is done in the same pass
 (``products.py``); the norms' weights and the query's scale are folded into the matrices; the
-rotation is one complex product; and of the last layer only the last position is computed, since
-only its logits are wanted. The adapter is folded in as in ``folding.py``, with the same exactness:
+rotation is one complex product; a token's attention is one compiled function, where there is a
+compiler (``compiled.py``); and of the last layer only the last position is computed, since only its
+logits are wanted. The adapter is folded in as in ``folding.py``, with the same exactness:
 float32 additions in another order, so that replies differ only where tokens are tied to that
 precision. Measured on the pocket base (``benchmarks/eval_throughput.py``).
 

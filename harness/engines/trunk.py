@@ -8,6 +8,8 @@ derivative:
 - only what is asked for is computed: of each row the tokens up to the last place that is read,
   without padding, and of the last layer those places alone;
 - query, key and value are one product, and so are gate and up, adapters included (``adapted.py``);
+- attention, norms and gates are one pass over memory each, where there is a C compiler
+  (``compiled.py``);
 - the backward writes where autograd would allocate, and stops at the first layer's adapters, for
   embeddings are not trained.
 
