@@ -1,10 +1,8 @@
-"""The functions of ``compiled.c``, built for this processor when they are first wanted.
+"""The functions of the C files in ``c/``, built for this processor when they are first wanted.
 
-Where there is a C compiler (``CC``, or cc, gcc, clang) they take a second to build, once a machine:
-the library is kept beside this file's byte code, or in the user's cache. Where there is none, or no
-OpenMP among torch's libraries, ``compiled()`` is None and torch's operators do the same, slower
-and equal up to the order of float32 additions. ``ALDENTE_COMPILED=0`` in the environment does
-without as well.
+Where there is no C compiler (``building.py``), or no OpenMP among torch's libraries, ``compiled()``
+is None and torch's operators do the same, slower and equal up to the order of float32 additions.
+``ALDENTE_COMPILED=0`` in the environment does without as well.
 
 They run on torch's own threads: torch's OpenMP is asked for ``torch.get_num_threads()`` of them.
 """
@@ -12,13 +10,7 @@ They run on torch's own threads: torch's OpenMP is asked for ``torch.get_num_thr
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.engines.building import built
+
 SWITCH = "ALDENTE_COMPILED"
-_SOURCE = Path(__file__).with_suffix(".c")
-_TARGET = "-march=native"
-_FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-Wno-psabi", "-shared", "-fPIC", "-lm")
+_SOURCE = Path(__file__).parent / "c"
 _LANES = 16  # that widths must be multiples of
 _WIDEST = 256  # of a head
 _GRAIN = 2**15  # of work for each thread, as torch has it
@@ -246,13 +238,10 @@ class Compiled:
         )
         self._run(self._library.adapters_sums, job, work=x.numel() * ranks)
         self._library.adapters_total(ctypes.byref(job))
-        shapes = zip(packed.ranked[:, 1].tolist(), packed.columns[:, 1].tolist(), strict=True)
-        sizes = [rank * outputs for rank, outputs in shapes]
-        found = to_up.split(sizes)
-        return to_down, [
-            part.view(rank, -1)
-            for part, rank in zip(found, packed.ranked[:, 1].tolist(), strict=True)
-        ]
+        numbers = packed.ranked[:, 1].tolist()
+        widths = packed.columns[:, 1].tolist()
+        parts = to_up.split([rank * width for rank, width in zip(numbers, widths, strict=True)])
+        return to_down, [part.view(rank, -1) for part, rank in zip(parts, numbers, strict=True)]
 
     def rms_norm(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """x·r with r = 1/√(mean x² + ε), of (n, width), and r, (n, 1)."""
@@ -293,6 +282,7 @@ class Compiled:
         (n,) each; puts the probabilities in place of ``logits`` (n, words)."""
         found = {"chosen": logits.new_empty(len(logits)), "entropy": logits.new_empty(len(logits))}
         tokens, width = logits.shape
+        targets = targets.contiguous()
         addresses = _addresses({"logits": logits, "targets": targets, **found})
         job = _Words(tokens=tokens, width=width, divisor=temperature, **addresses)
         self._run(self._library.words_forward, job, work=logits.numel())
@@ -365,66 +355,14 @@ def compiled() -> Compiled | None:
     try:
         # Symbols are looked up in a library and in what it depends on: the OpenMP that torch uses.
         openmp = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        library = _library()
+        library = built(_SOURCE)
         return None if library is None else Compiled(library, openmp)
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, RuntimeError):  # the last: no home folder
         return None
 
 
-def _library() -> ctypes.CDLL | None:
-    """The library, built if it is not there yet."""
-    source = _SOURCE.read_bytes()
-    flags = " ".join((_TARGET, *_FLAGS)).encode()
-    state = hashlib.sha256(source + flags + _processor()).hexdigest()[:16]
-    name = f"{_SOURCE.stem}-{state}.so"
-    for folder in _folders():
-        if (folder / name).is_file():
-            return ctypes.CDLL(str(folder / name))
-    for folder in _folders():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=folder) as own:
-                built = Path(own) / name
-                if not _build(built):
-                    return None
-                # Other processes see it whole or not at all.
-                return ctypes.CDLL(str(built.replace(folder / name)))
-        except OSError:  # cannot be written
-            continue
-    return None
-
-
-def _folders() -> Iterator[Path]:
-    yield _SOURCE.parent / "__pycache__"
-    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    yield Path(root) / "aldente"
-
-
-def _build(target: Path) -> bool:
-    """Whether there was a compiler that made ``target``; the first that is there is asked."""
-    names = [name for name in (os.environ.get("CC"), "cc", "gcc", "clang") if name]
-    compiler = next((found for name in names if (found := shutil.which(name))), None)
-    if compiler is None:
-        return False
-    command = [compiler, _TARGET, str(_SOURCE), "-o", str(target), *_FLAGS]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=120)
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0 and target.is_file()
-
-
-def _processor() -> bytes:
-    """What the code is built for: another machine may share the folder."""
-    known = [platform.machine(), platform.processor()]
-    cpus = Path("/proc/cpuinfo")
-    if cpus.is_file():
-        lines = cpus.read_text(errors="replace").splitlines()
-        known += sorted({x for x in lines if x.startswith(("flags", "Features", "model name"))})
-    return "\n".join(known).encode()
-
-
 def _addresses(tensors: dict[str, Tensor]) -> dict[str, int]:
+    """Where they lie: the caller keeps them until the function has run."""
     for name, tensor in tensors.items():
         assert tensor.is_contiguous(), name
     return {name: tensor.data_ptr() for name, tensor in tensors.items()}

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.engines import compiled as module
+from harness.engines import building
 from harness.engines.attention import Padding
-from harness.engines.compiled import Compiled, Heads, PackedAdapters, compiled
+from harness.engines.compiled import SWITCH, Compiled, Heads, PackedAdapters, compiled
 
 # The vectors' widths: of this processor, of 8 numbers, of 4.
 TARGETS = ["-march=native", "-march=x86-64-v3", "-march=x86-64"]
@@ -25,8 +25,8 @@ def functions(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Compile
         pytest.skip("no C compiler here")
     folder = tmp_path_factory.mktemp("compiled")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_TARGET", request.param)
-        patch.setattr(module, "_folders", lambda: iter([folder]))
+        patch.setattr(building, "_TARGET", request.param)
+        patch.setattr(building, "_folders", lambda source: iter([folder]))
         found = compiled.__wrapped__()
     if found is None:
         pytest.skip(f"the compiler does not know {request.param}")
@@ -253,17 +253,17 @@ def test_threads_do_not_change_a_bit(functions: Compiled) -> None:
 
 
 def test_without_a_compiler_or_unwanted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module, "_folders", lambda: iter([tmp_path / "empty"]))
+    monkeypatch.setattr(building, "_folders", lambda source: iter([tmp_path / "empty"]))
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert compiled.__wrapped__() is None
     monkeypatch.undo()
-    monkeypatch.setenv(module.SWITCH, "0")
+    monkeypatch.setenv(SWITCH, "0")
     assert compiled.__wrapped__() is None
 
 
 def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module, "_folders", lambda: iter([tmp_path]))
+    monkeypatch.setattr(building, "_folders", lambda source: iter([tmp_path]))
     monkeypatch.setenv("CC", "false")
     assert compiled.__wrapped__() is None
     assert list(tmp_path.iterdir()) == []
@@ -274,7 +274,7 @@ def test_it_is_built_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     barred = tmp_path / "file"  # where no folder can be made
     barred.touch()
     folders = [barred / "in", tmp_path / "cache"]
-    monkeypatch.setattr(module, "_folders", lambda: iter(folders))
+    monkeypatch.setattr(building, "_folders", lambda source: iter(folders))
     assert compiled.__wrapped__() is not None
     (built,) = (tmp_path / "cache").iterdir()
     changed = built.stat().st_mtime_ns

@@ -1,0 +1,134 @@
+/* What is done token by token: norms, gated units, log-probabilities; one pass over memory each. */
+
+#include <math.h>
+
+#include "vectors.h"
+
+#define TOKENS 32 /* of a task */
+
+#define BY_TOKEN(name, kind, one)                                                                  \
+    void name(kind *a) {                                                                           \
+        int64_t first;                                                                             \
+        while ((first = taken(&a->next, TOKENS)) < a->tokens)                                      \
+            for (int64_t t = first; t < MIN(first + TOKENS, a->tokens); t++) one(a, t);            \
+    }
+
+/* ------------------------------------------------------------------ norms */
+
+typedef struct {
+    int64_t next; /* token */
+    int64_t tokens, width;
+    const float *x;        /* (tokens, width) */
+    float *normed, *scale; /* (tokens, width), (tokens): x r and r */
+    const float *g, *plus; /* (tokens, width); backward only, plus may be none */
+    float *out;            /* (tokens, width); backward only */
+    float eps;
+} norm;
+
+INLINE void normalise(const norm *a, int64_t token) {
+    const float *x = a->x + token * a->width;
+    float *out = a->normed + token * a->width;
+    vec squares = {0};
+    for (int64_t at = 0; at < a->width; at += LANES) squares += load(x + at) * load(x + at);
+    float r = 1 / sqrtf(sum(squares) / a->width + a->eps);
+    a->scale[token] = r;
+    for (int64_t at = 0; at < a->width; at += LANES) store(out + at, load(x + at) * r);
+}
+
+/* r (g - normed mean(g normed)), and what is added. */
+INLINE void normalise_backward(const norm *a, int64_t token) {
+    const float *x = a->normed + token * a->width, *g = a->g + token * a->width;
+    const float *plus = a->plus ? a->plus + token * a->width : 0;
+    float *out = a->out + token * a->width, r = a->scale[token];
+    vec along = {0};
+    for (int64_t at = 0; at < a->width; at += LANES) along += load(g + at) * load(x + at);
+    float mean = sum(along) / a->width;
+    for (int64_t at = 0; at < a->width; at += LANES) {
+        vec found = (load(g + at) - load(x + at) * mean) * r;
+        if (plus) found += load(plus + at);
+        store(out + at, found);
+    }
+}
+
+BY_TOKEN(norm_forward, norm, normalise)
+BY_TOKEN(norm_backward, norm, normalise_backward)
+
+/* ------------------------------------------------------------------ gated units */
+
+typedef struct {
+    int64_t next; /* token */
+    int64_t tokens, width;
+    const float *gate_up; /* (tokens, 2 width) */
+    float *product;       /* (tokens, width): silu(gate) up; in the backward its gradient */
+    float *to_gate_up;    /* as gate_up; backward only */
+} gated;
+
+INLINE void gate(const gated *a, int64_t token) {
+    const float *x = a->gate_up + token * 2 * a->width, *up = x + a->width;
+    float *out = a->product + token * a->width;
+    for (int64_t at = 0; at < a->width; at += LANES) {
+        vec y = load(x + at);
+        store(out + at, y * sigmoid(y) * load(up + at));
+    }
+}
+
+INLINE void gate_backward(const gated *a, int64_t token) {
+    const float *x = a->gate_up + token * 2 * a->width, *up = x + a->width;
+    const float *g = a->product + token * a->width;
+    float *out = a->to_gate_up + token * 2 * a->width;
+    for (int64_t at = 0; at < a->width; at += LANES) {
+        vec y = load(x + at), s = sigmoid(y), to = load(g + at);
+        store(out + at, to * load(up + at) * (s * (1.0f + y * (1.0f - s))));
+        store(out + a->width + at, to * y * s);
+    }
+}
+
+BY_TOKEN(gated_forward, gated, gate)
+BY_TOKEN(gated_backward, gated, gate_backward)
+
+/* ------------------------------------------------------------------ log-probabilities */
+
+typedef struct {
+    int64_t next; /* token: a place that is predicted */
+    int64_t tokens, width; /* width: words */
+    float *logits;          /* (tokens, width): probabilities afterwards, or their slopes */
+    const int64_t *targets; /* (tokens) */
+    float *chosen;          /* (tokens): the targets' log-probabilities; or slopes to them */
+    float *entropy;         /* (tokens), or none */
+    float divisor;          /* of the logits */
+} words;
+
+INLINE void log_softmax(const words *a, int64_t token) {
+    float *x = a->logits + token * a->width, by = 1 / a->divisor;
+    vec tops = all(DEAD), total = {0}, along = {0};
+    int64_t whole = a->width / LANES * LANES;
+    float rest = 0, inner = 0;
+    for (int64_t at = 0; at < whole; at += LANES) {
+        vec y = load(x + at);
+        tops = pick(y > tops, y, tops);
+    }
+    float top = largest(tops);
+    for (int64_t at = whole; at < a->width; at++) top = x[at] > top ? x[at] : top;
+    float known = (x[a->targets[token]] - top) * by;
+    for (int64_t at = 0; at < whole; at += LANES) {
+        vec y = (load(x + at) - top) * by, e = exponential(y);
+        e = pick(y < -87.0f, all(0), e);
+        /* 0 log 0 = 0, also of a word that cannot be */
+        along += pick(y < -87.0f, all(0), e * y);
+        total += e;
+        store(x + at, e);
+    }
+    for (int64_t at = whole; at < a->width; at++) {
+        float y = (x[at] - top) * by, e = y < -87.0f ? 0 : exponential(all(y))[0];
+        inner += y < -87.0f ? 0 : e * y;
+        rest += e;
+        x[at] = e;
+    }
+    float sums = sum(total) + rest, inverse = 1 / sums, log_sum = logf(sums);
+    for (int64_t at = 0; at < whole; at += LANES) store(x + at, load(x + at) * inverse);
+    for (int64_t at = whole; at < a->width; at++) x[at] *= inverse;
+    a->chosen[token] = known - log_sum;
+    if (a->entropy) a->entropy[token] = log_sum - (sum(along) + inner) * inverse;
+}
+
+BY_TOKEN(words_forward, words, log_softmax)

@@ -1,0 +1,88 @@
+/* Vectors, and what all functions of this folder share. ``building.py`` makes one library of them for
+ * the machine at hand, ``compiled.py`` calls it; the tests hold every function against torch.
+ *
+ * A function is run by all threads at once. They take tasks by a shared counter; a task writes
+ * numbers that no other task writes and adds them in an order of its own, so the result does not
+ * depend on the number of threads. All is float32.
+ *
+ * Vectors are the compiler's own (GCC and Clang), without intrinsics of one processor.
+ */
+
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__)
+#define LANES 16
+#define COLUMNS 4 /* vectors of keys whose scores are summed up at a time, in registers */
+#elif defined(__AVX2__)
+#define LANES 8
+#define COLUMNS 2
+#else
+#define LANES 4
+#define COLUMNS 2
+#endif
+
+#define WIDEST 256  /* of a head, and of all adapters' ranks together */
+#define DEAD -3e38f /* a masked score */
+
+#define INLINE static inline __attribute__((always_inline))
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+INLINE vec load(const float *from) { return *(const vec *)from; }
+INLINE void store(float *to, vec x) { *(vec *)to = x; }
+INLINE vec all(float x) { return x - (vec){0}; }
+
+INLINE vec pick(ivec yes, vec a, vec b) { return (vec)(((ivec)a & yes) | ((ivec)b & ~yes)); }
+
+typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
+
+INLINE float sum(vec x) {
+    const four *parts = (const four *)&x;
+    four total = parts[0];
+    for (int i = 1; i < LANES / 4; i++) total += parts[i];
+    return (total[0] + total[1]) + (total[2] + total[3]);
+}
+
+INLINE float largest(vec x) {
+    const four *parts = (const four *)&x;
+    four top = parts[0];
+    for (int i = 1; i < LANES / 4; i++)
+        for (int lane = 0; lane < 4; lane++)
+            top[lane] = parts[i][lane] > top[lane] ? parts[i][lane] : top[lane];
+    float one = top[0] > top[1] ? top[0] : top[1], two = top[2] > top[3] ? top[2] : top[3];
+    return one > two ? one : two;
+}
+
+/* e^x by Cephes' expf: x = n ln 2 + r, and a polynomial in r. Below -87 as at -87 (1.6e-38);
+ * not a number stays that. x must not be above 88. */
+INLINE vec exponential(vec x) {
+    x = pick(x < -87.0f, all(-87.0f), x);
+    vec n = x * 1.44269504088896341f + 12582912.0f; /* 1.5 * 2^23: rounds to an integer */
+    ivec power = (ivec)n - 0x4B400000;
+    n -= 12582912.0f;
+    vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vec y = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    y = y * r * r + r + 1.0f;
+    return y * (vec)((power + 127) << 23);
+}
+
+/* 1 / (1 + e^-x) */
+INLINE vec sigmoid(vec x) {
+    vec less = exponential(pick(x < 0.0f, x, -x));
+    vec found = 1.0f / (1.0f + less);
+    return pick(x < 0.0f, less * found, found);
+}
+
+/* The first of the next tasks, of which so many are taken together. */
+INLINE int64_t taken(int64_t *next, int64_t tasks) {
+    return __atomic_fetch_add(next, tasks, __ATOMIC_RELAXED);
+}
