@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 from aldente.console import json_line, note
+from aldente.half_life import half_lives, told
 from harness.visible import visible
 
 if TYPE_CHECKING:
@@ -80,19 +82,29 @@ def command(
     if out is not None and not out.parent.is_dir():
         raise InputError("no such folder", path=out.parent)
     names = [name.strip() for name in sets.split(",") if name.strip()] if sets else []
+    pair = open_pair(a, b, names)
     found = compare(
-        *open_pair(a, b, names),
+        *pair,
         metrics=metric or (),
         split=cast(Split, split),
         across_versions=across_versions,
     )
     if out is not None:
         write_text(out, _csv(found.flips) if out.suffix == ".csv" else _jsonl(found.flips))
+    first, second = (half_lives({name: side.sets[name] for name in found.rows}) for side in pair)
+    lives = {name: {"a": first[name], "b": second[name]} for name in first if name in second}
     if as_json:
-        json_line(_as_json(found))
+        half_life = {
+            name: {side: asdict(life) for side, life in both.items()}
+            for name, both in lives.items()
+        }
+        json_line({**_as_json(found), "half_life": half_life})
     else:
         for line in _table(found):
             typer.echo(line)
+        for name, both in lives.items():
+            for side, life in both.items():
+                typer.echo(f"{name}, {side}: {told(life)}")
         for flip in found.flips[:flips]:
             for line in _readable(flip):
                 typer.echo(line)

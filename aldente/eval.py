@@ -14,6 +14,7 @@ import typer
 
 from aldente import eval_model
 from aldente.console import json_line, note, quiet_libraries
+from aldente.half_life import half_lives, told
 from aldente.judge_options import JudgeFile, JudgeModel, JudgeUrl, JudgeVotes, judge_of
 
 if TYPE_CHECKING:
@@ -23,8 +24,7 @@ if TYPE_CHECKING:
     from aldente.eval_model import Subject
     from harness.engines.cached import CacheUse
     from harness.evalsets import EvalSet
-    from harness.evaluation import Evaluation, SetEvaluation
-    from harness.probes.consistency import HalfLife
+    from harness.evaluation import Evaluation
 
 
 def command(
@@ -190,7 +190,7 @@ def command(
         )
     evaluation = Evaluation(subject.name, found)
     metrics = {key: evaluation.metric(key, "all").to_dict() for key in evaluation.names()}
-    twins, lives = contrasts(found, evalsets), _half_lives(found)
+    twins, lives = contrasts(found, evalsets), half_lives(found)
     if as_json:
         value = _as_json(model, subject, metrics, found, use)
         value["half_life"] = {name: asdict(life) for name, life in lives.items()}
@@ -204,30 +204,9 @@ def command(
                     "told apart (the safe one answered, the unsafe one refused)"
                 )
         for name, life in lives.items():
-            typer.echo(f"{name}: {_told(life)}")
+            typer.echo(f"{name}: {told(life)}")
         note(f"written to {folder}")
     _remarks(found, use, explain_cache)
-
-
-def _half_lives(found: Mapping[str, SetEvaluation]) -> dict[str, HalfLife]:
-    """Of each set with a survival curve, over both splits."""
-    from harness.probes.consistency import half_life
-
-    curves = {
-        name: each.by_turn("survival")
-        for name, each in found.items()
-        if "survival" in each.names() and each.summary.get("probe") == "consistency"
-    }
-    return {name: half_life(curve) for name, curve in curves.items() if curve}
-
-
-def _told(life: HalfLife) -> str:
-    """Turns at which half the dialogues have had a failed check; ``harness.probes.consistency``."""
-    at, low, high = (
-        "after the last turn" if turn is None else f"turn {turn}"
-        for turn in (life.turn, life.low, life.high)
-    )
-    return f"half of {life.n} dialogues have lost the instruction: {at} [{low}, {high}]"
 
 
 def _names(sets: str) -> list[tuple[str | None, str]]:

@@ -214,6 +214,12 @@ def test_a_consistency_set_says_how_long_the_instruction_lasts(
         server.answer = lambda _: says("ahoy")
         found = measured(aldente, server.url, *arguments, "--out", tmp_path / "c")
         assert found["half_life"]["lasting"]["turn"] is None
+    result = aldente("compare", tmp_path / "a", tmp_path / "c")
+    assert f"lasting, a: {line.removeprefix('lasting: ')}" in result.out
+    assert "lasting, b: half of 4 dialogues have lost the instruction: after the last" in result.out
+    compared = aldente("compare", tmp_path / "a", tmp_path / "c", "--json").json()["half_life"]
+    assert compared["lasting"]["a"] == {"turn": 3, "low": 3, "high": 3, "n": 4}
+    assert compared["lasting"]["b"]["turn"] is None
 
 
 def test_without_a_judge_it_names_each_set_that_has_no_number(
