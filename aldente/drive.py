@@ -30,6 +30,7 @@ _PACKAGES = ("aldente", "torch", "transformers", "peft", "trl", "bitsandbytes", 
 
 def describe(path: Path, schedule: Schedule, resolved: Resolved, folder: Path) -> dict[str, Any]:
     """What run.json of a run in ``path`` says: schedule, code, packages, machine, eval sets."""
+    from harness.engines.compiled import compiled
     from trainers.schedule_file import schedule_hash
 
     return {
@@ -41,6 +42,8 @@ def describe(path: Path, schedule: Schedule, resolved: Resolved, folder: Path) -
         "packages": {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
         "machine": platform.machine(),
+        # With a C compiler's help: numbers differ by rounding from those without.
+        "compiled": compiled() is not None,
         "evalsets": {evalset.name: evalset.hash for evalset in resolved.evalsets},
     }
 
