@@ -134,11 +134,11 @@ def _plain(layer: LoraLayer) -> bool:
         return False
     return all(
         name not in layer.lora_variant and not layer.lora_bias.get(name, False)
-        for name in _computing(layer)
+        for name in computing(layer)
     )
 
 
-def _computing(layer: LoraLayer) -> list[str]:
+def computing(layer: LoraLayer) -> list[str]:
     """The adapters that take part in the layer's forward: one, or none."""
     if layer.disable_adapters:
         return []
@@ -150,7 +150,7 @@ def _weight(base: Any, layer: Any) -> Tensor:
     weight: Tensor = base.weight.detach()
     if hasattr(base.weight, "quant_state"):
         weight = dequantize_4bit(weight, base.weight.quant_state).float()
-    for name in _computing(layer) if layer is not None else ():
+    for name in computing(layer) if layer is not None else ():
         up, down = layer.lora_B[name].weight, layer.lora_A[name].weight
         up, down = up.detach().float(), down.detach().float()
         weight = torch.addmm(weight, up, down, alpha=layer.scaling[name])

@@ -52,7 +52,8 @@ class Reader:
         """Logits (n, vocabulary) at n places."""
         if self._trunk is not None:
             head: Any = self._model.get_output_embeddings()
-            states: Tensor = head(self._trunk.hidden(input_ids, rows, columns))
+            with eval_mode(head):
+                states: Tensor = head(self._trunk.hidden(input_ids, rows, columns))
             return states
         first = int(columns.min())
         with self._reading():

@@ -32,7 +32,7 @@ from transformers import LlamaForCausalLM
 
 from harness.engines.adapted import KEPT_BYTES, Beside, Gradients, Group, Merged
 from harness.engines.attention import Attention, Padding
-from harness.engines.folding import MAX_BYTES, is_matrix
+from harness.engines.folding import MAX_BYTES, computing, is_matrix
 from harness.engines.llama import linears, suits
 from harness.engines.operators import (
     rms_norm,
@@ -270,7 +270,7 @@ def _is_matrix(layer: Any) -> bool:
     """Whether a layer is a matrix with one adapter or none."""
     if not is_matrix(layer):
         return False
-    return not isinstance(layer, LoraLayer) or len(_computing(layer)) <= 1
+    return not isinstance(layer, LoraLayer) or len(computing(layer)) <= 1
 
 
 def _trains_adapters_only(layer: Any) -> bool:
@@ -278,16 +278,10 @@ def _trains_adapters_only(layer: Any) -> bool:
     if not isinstance(layer, LoraLayer):
         return not layer.weight.requires_grad
     wrapped: Any = layer
-    drops = (wrapped.lora_dropout[name] for name in _computing(layer))
+    drops = (wrapped.lora_dropout[name] for name in computing(layer))
     return not wrapped.get_base_layer().weight.requires_grad and not any(
         getattr(drop, "p", 0) > 0 and drop.training for drop in drops
     )
-
-
-def _computing(layer: Any) -> list[str]:
-    if layer.disable_adapters:
-        return []
-    return [name for name in layer.active_adapters if name in layer.lora_A]
 
 
 def _parts(rows: Tensor, columns: Tensor, count: int) -> Iterator[tuple[int, int, Tensor]]:
