@@ -50,12 +50,9 @@ class FusedLlama:
 
     def __init__(self, model: LlamaForCausalLM, layers: list[_Layer], head: Product) -> None:
         config: Any = model.config
-        self.bytes = sum(4 * m.in_features * m.out_features for m in _linears(model))
         self._layers = layers
         self._head = head
         self._embedding = model.model.embed_tokens.weight.detach()
-        self._weight = model.model.norm.weight.detach()
-        self._hidden = int(config.hidden_size)
         self._width = int(model.model.layers[0].self_attn.head_dim)
         self._heads = int(config.num_attention_heads)
         self._kv_heads = int(config.num_key_value_heads)
