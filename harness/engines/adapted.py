@@ -148,12 +148,13 @@ class Merged(_Layers):
             before = self._transposed(g)
         if self._down is None:
             return before, []
-        if self._functions is not None and self._packed.suit:
-            return before, self._compiled_gradients(self._functions, g, x)
+        if self._functions is not None and self._packed is not None:
+            return before, self._compiled_gradients(self._functions, self._packed, g, x)
         return before, self._gradients(g, x, self._thin_backward(g))
 
     @cached_property
-    def _packed(self) -> PackedAdapters:
+    def _packed(self) -> PackedAdapters | None:
+        """The adapters as the compiled functions take them, if they do."""
         assert self._down is not None
         known = [
             (a, (columns.start, columns.stop - columns.start), (ranks.start, a.down.shape[0]))
@@ -163,10 +164,13 @@ class Merged(_Layers):
         adapters, columns, ranked = zip(*known, strict=True)
         up = torch.cat([a.up.detach().flatten() for a in adapters])
         down = self._down.T.contiguous()
-        return PackedAdapters(down, up, torch.tensor(columns), torch.tensor(ranked))
+        packed = PackedAdapters(down, up, torch.tensor(columns), torch.tensor(ranked))
+        return packed if packed.suit else None
 
-    def _compiled_gradients(self, functions: Compiled, g: Tensor, x: Tensor) -> Gradients:
-        to_down, to_ups = functions.adapters_gradients(g, x, self._packed)
+    def _compiled_gradients(
+        self, functions: Compiled, packed: PackedAdapters, g: Tensor, x: Tensor
+    ) -> Gradients:
+        to_down, to_ups = functions.adapters_gradients(g, x, packed)
         if self._gain is not None:
             to_down.mul_(self._gain)
         found = []

@@ -24,7 +24,7 @@ from harness.engines.building import built
 SWITCH = "ALDENTE_COMPILED"
 _SOURCE = Path(__file__).parent / "c"
 _LANES = 16  # that widths must be multiples of
-_WIDEST = 256  # of a head
+_WIDEST = 256  # of a head, and of all adapters' ranks together
 _GRAIN = 2**15  # of work for each thread, as torch has it
 
 
@@ -61,7 +61,7 @@ class PackedAdapters:
     def suit(self) -> bool:
         ranks = self.down.shape[1]
         sizes = [len(self.down), *self.columns.flatten().tolist(), *self.ranked.flatten().tolist()]
-        return ranks <= _WIDEST and not any(size % _LANES for size in sizes)
+        return ranks <= _WIDEST and all(map(in_vectors, sizes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Heads:
 
     @property
     def suit(self) -> bool:
-        return self.width % _LANES == 0 and self.width <= _WIDEST
+        return in_vectors(self.width) and self.width <= _WIDEST
 
 
 class _Attention(ctypes.Structure):
@@ -342,8 +342,8 @@ class Compiled:
         self._parallel(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(job), threads, 0)
 
 
-def suits(width: int) -> bool:
-    """Whether norms and gated units of this width are computed here."""
+def in_vectors(width: int) -> bool:
+    """Whether numbers of this width are whole vectors: all but log-probabilities must be."""
     return width % _LANES == 0
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.engines.compiled import Compiled, compiled, suits
+from harness.engines.compiled import Compiled, compiled, in_vectors
 
 
 def rms_norm(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -16,7 +16,7 @@ def rms_norm(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     ``functional.rms_norm`` is five operators on the CPU, of which two read all of x.
     """
     width = x.shape[-1]
-    if (functions := compiled()) is not None and suits(width):
+    if (functions := _for_width(width)) is not None:
         return functions.rms_norm(x, eps)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     scale = length.square_().add_(width * eps).rsqrt_().mul_(width**0.5)
@@ -26,7 +26,7 @@ def rms_norm(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 def rms_norm_backward(g: Tensor, normed: Tensor, scale: Tensor, plus: Tensor | None) -> Tensor:
     """r·(g − x̂·mean(g·x̂)), ``plus`` added; overwrites g and ``plus``."""
     width = g.shape[-1]
-    if (functions := compiled()) is not None and suits(width):
+    if (functions := _for_width(width)) is not None:
         return functions.rms_norm_backward(g, normed, scale, plus)
     along = torch.linalg.vecdot(g, normed).unsqueeze_(-1).div_(-width)
     g = g.addcmul_(normed, along)
@@ -37,7 +37,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate)·up (Shazeer 2020, arXiv 2002.05202): (n, width) of the two side by side,
     (n, 2 · width)."""
     width = gate_up.shape[1] // 2
-    if (functions := compiled()) is not None and suits(width):
+    if (functions := _for_width(width)) is not None:
         return functions.swiglu(gate_up)
     gate, up = gate_up.split(width, dim=1)
     return functional.silu(gate).mul_(up)
@@ -46,7 +46,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
 def swiglu_backward(g: Tensor, gate_up: Tensor) -> Tensor:
     """∂L/∂gate_up from g = ∂L/∂swiglu, which it may overwrite."""
     width = g.shape[1]
-    if (functions := compiled()) is not None and suits(width):
+    if (functions := _for_width(width)) is not None:
         return functions.swiglu_backward(g, gate_up)
     gate, up = gate_up.split(width, dim=1)
     found = torch.empty_like(gate_up)
@@ -81,6 +81,10 @@ def log_probs_at(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
         return functions.log_softmax(logits, targets, temperature)[0]
     log_p = (logits / temperature).log_softmax(-1)
     return log_p.gather(-1, targets[:, None]).squeeze(-1)
+
+
+def _for_width(width: int) -> Compiled | None:
+    return compiled() if in_vectors(width) else None
 
 
 def _for_words(logits: Tensor) -> Compiled | None:

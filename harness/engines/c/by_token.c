@@ -91,10 +91,10 @@ BY_TOKEN(gated_backward, gated, gate_backward)
 typedef struct {
     int64_t next; /* token: a place that is predicted */
     int64_t tokens, width; /* width: words */
-    float *logits;          /* (tokens, width): probabilities afterwards, or their slopes */
+    float *logits;          /* (tokens, width); probabilities afterwards */
     const int64_t *targets; /* (tokens) */
-    float *chosen;          /* (tokens): the targets' log-probabilities; or slopes to them */
-    float *entropy;         /* (tokens), or none */
+    float *chosen;          /* (tokens): the targets' log-probabilities */
+    float *entropy;         /* (tokens) */
     float divisor;          /* of the logits */
 } words;
 
@@ -128,7 +128,7 @@ INLINE void log_softmax(const words *a, int64_t token) {
     for (int64_t at = 0; at < whole; at += LANES) store(x + at, load(x + at) * inverse);
     for (int64_t at = whole; at < a->width; at++) x[at] *= inverse;
     a->chosen[token] = known - log_sum;
-    if (a->entropy) a->entropy[token] = log_sum - (sum(along) + inner) * inverse;
+    a->entropy[token] = log_sum - (sum(along) + inner) * inverse;
 }
 
 BY_TOKEN(words_forward, words, log_softmax)

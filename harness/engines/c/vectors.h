@@ -24,8 +24,8 @@
 #define COLUMNS 2
 #endif
 
-#define WIDEST 256  /* of a head, and of all adapters' ranks together */
-#define DEAD -3e38f /* a masked score */
+#define WIDEST 256    /* of a head, and of all adapters' ranks together */
+#define DEAD (-3e38f) /* a masked score */
 
 #define INLINE static inline __attribute__((always_inline))
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
