@@ -26,7 +26,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
-from harness.engines.compiled import Compiled, PackedAdapters, compiled
+from harness.engines.compiled import PackedAdapters, compiled
 from harness.engines.folding import base_weight, effective_weight
 from harness.engines.products import Product
 
@@ -149,7 +149,8 @@ class Merged(_Layers):
         if self._down is None:
             return before, []
         if self._functions is not None and self._packed is not None:
-            return before, self._compiled_gradients(self._functions, self._packed, g, x)
+            to_downs, to_ups = self._functions.adapters_gradients(g, x, self._packed)
+            return before, [one for pair in zip(to_downs, to_ups, strict=True) for one in pair]
         return before, self._gradients(g, x, self._thin_backward(g))
 
     @cached_property
@@ -162,23 +163,10 @@ class Merged(_Layers):
             if a is not None
         ]
         adapters, columns, ranked = zip(*known, strict=True)
-        up = torch.cat([a.up.detach().flatten() for a in adapters])
+        up = torch.cat([a.up.detach().flatten() * a.scale for a in adapters])
         down = self._down.T.contiguous()
-        packed = PackedAdapters(down, up, torch.tensor(columns), torch.tensor(ranked))
+        packed = PackedAdapters(down, up, torch.tensor(columns), torch.tensor(ranked), self._gain)
         return packed if packed.suit else None
-
-    def _compiled_gradients(
-        self, functions: Compiled, packed: PackedAdapters, g: Tensor, x: Tensor
-    ) -> Gradients:
-        to_down, to_ups = functions.adapters_gradients(g, x, packed)
-        if self._gain is not None:
-            to_down.mul_(self._gain)
-        found = []
-        adapters = [a for a in self._adapters if a is not None]
-        parts = to_down.split([a.down.shape[0] for a in adapters])
-        for a, part, to_up in zip(adapters, parts, to_ups, strict=True):
-            found += [part.mul_(a.scale), to_up.T.contiguous()]
-        return found
 
 
 class Beside(_Layers):

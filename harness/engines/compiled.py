@@ -47,15 +47,16 @@ class Spans:
 class PackedAdapters:
     """LoRA adapters of layers that read the same input, the outputs of which lie side by side.
 
-    ``down``: (inputs, ranks), every A transposed, side by side. ``up``: every B (outputs, rank),
-    one behind the other. ``columns`` and ``ranked``: (adapters, 2) int64, the first of an adapter's
-    outputs and of its ranks, and how many.
+    ``down``: (inputs, ranks), every s·A transposed, side by side, the input's ``gain`` (inputs,)
+    included. ``up``: every s·B (outputs, rank), one behind the other. ``columns`` and ``ranked``:
+    (adapters, 2) int64, the first of an adapter's outputs and of its ranks, and how many.
     """
 
     down: Tensor
     up: Tensor
     columns: Tensor
     ranked: Tensor
+    gain: Tensor | None = None
 
     @property
     def suit(self) -> bool:
@@ -107,7 +108,7 @@ class _Adapters(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("next", "tokens", "inputs", "outputs", "ranks")),
         ("adapters", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("columns", "ranked", "g", "x", "down", "up")),
-        *((name, ctypes.c_void_p) for name in ("parts", "to_down", "to_up")),
+        *((name, ctypes.c_void_p) for name in ("gain", "parts", "to_down", "to_up")),
         ("ups", ctypes.c_int64),
     ]
 
@@ -215,9 +216,9 @@ class Compiled:
 
     def adapters_gradients(
         self, g: Tensor, x: Tensor, packed: PackedAdapters
-    ) -> tuple[Tensor, list[Tensor]]:
-        """(Bᵀ·g)·xᵀ of all the adapters, (ranks, inputs), and (A·x)·gᵀ of each, (rank, outputs);
-        ``g`` (tokens, outputs of the layers), ``x`` (tokens, inputs)."""
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """∂L/∂A (rank, inputs) and ∂L/∂B (outputs, rank) of each adapter, from g = ∂L/∂y (tokens,
+        outputs of the layers) and ``x`` (tokens, inputs), the input before the gain."""
         inputs, ranks, ups = *packed.down.shape, packed.up.numel()
         room = self._library.adapters_room(
             ctypes.c_int64(inputs), ctypes.c_int64(ranks), ctypes.c_int64(ups)
@@ -227,6 +228,8 @@ class Compiled:
         tensors["parts"] = x.new_empty(room)
         to_down = tensors["to_down"] = x.new_empty(ranks, inputs)
         to_up = tensors["to_up"] = x.new_empty(ups)
+        if packed.gain is not None:
+            tensors["gain"] = packed.gain
         job = _Adapters(
             tokens=len(x),
             inputs=inputs,
@@ -237,11 +240,13 @@ class Compiled:
             **_addresses(tensors),
         )
         self._run(self._library.adapters_sums, job, work=x.numel() * ranks)
-        self._library.adapters_total(ctypes.byref(job))
+        job.next = 0
+        self._run(self._library.adapters_total, job, work=room)
         numbers = packed.ranked[:, 1].tolist()
         widths = packed.columns[:, 1].tolist()
         parts = to_up.split([rank * width for rank, width in zip(numbers, widths, strict=True)])
-        return to_down, [part.view(rank, -1) for part, rank in zip(parts, numbers, strict=True)]
+        to_ups = [part.view(-1, rank) for part, rank in zip(parts, numbers, strict=True)]
+        return list(to_down.split(numbers)), to_ups
 
     def rms_norm(self, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """x·r with r = 1/√(mean x² + ε), of (n, width), and r, (n, 1)."""

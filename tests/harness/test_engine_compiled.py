@@ -158,8 +158,12 @@ def test_one_more_token(functions: Compiled, queries: int, pairs: int, width: in
 
 @pytest.mark.parametrize("tokens", [1, 7, 50, 700])
 @pytest.mark.parametrize("ranks", [[16], [16, 32], [16, 16, 16]])
-def test_adapters_gradients(functions: Compiled, tokens: int, ranks: list[int]) -> None:
+@pytest.mark.parametrize("gained", [False, True])
+def test_adapters_gradients(
+    functions: Compiled, tokens: int, ranks: list[int], gained: bool
+) -> None:
     inputs, widths = 48, [32, 16, 80][: len(ranks)]
+    gain = normal(inputs, seed=7) if gained else None
     outputs = sum(widths) + 16  # a layer without an adapter comes first
     downs = [normal(r, inputs, seed=r) for r in ranks]
     ups = [normal(w, r, seed=w) for w, r in zip(widths, ranks, strict=True)]
@@ -169,20 +173,24 @@ def test_adapters_gradients(functions: Compiled, tokens: int, ranks: list[int]) 
         torch.cat([up.flatten() for up in ups]),
         torch.tensor(list(zip(firsts, widths, strict=True))),
         torch.tensor([(sum(ranks[:i]), r) for i, r in enumerate(ranks)]),
+        gain,
     )
     assert packed.suit
     x, g = normal(tokens, inputs, seed=5), normal(tokens, outputs, seed=6)
-    to_down, to_ups = functions.adapters_gradients(g, x, packed)
+    to_downs, to_ups = functions.adapters_gradients(g, x, packed)
     x, g = x.double(), g.double()
-    expected = []
-    for down, up, first in zip(downs, ups, firsts, strict=True):
+    assert len(to_downs) == len(to_ups) == len(ranks)
+    for i, (down, up, first) in enumerate(zip(downs, ups, firsts, strict=True)):
         part = g[:, first : first + len(up)]
-        expected.append((part @ up.double()).T @ x)
-        found = to_ups[len(expected) - 1].double()
-        wanted = (x @ down.double().T).T @ part
-        assert float((found - wanted).norm()) < 1e-5 * float(wanted.norm())
-    wanted = torch.cat(expected)
-    assert float((to_down.double() - wanted).norm()) < 1e-5 * float(wanted.norm())
+        expected = (part @ up.double()).T @ x
+        if gain is not None:
+            expected *= gain
+        for found, wanted in (
+            (to_downs[i], expected),
+            (to_ups[i], part.T @ (x @ down.double().T)),
+        ):
+            assert found.is_contiguous()
+            assert float((found - wanted).norm()) < 1e-5 * float(wanted.norm())
 
 
 @pytest.mark.parametrize("tokens", [1, 33, 500])
@@ -239,7 +247,7 @@ def test_threads_do_not_change_a_bit(functions: Compiled) -> None:
                     functions.attention_backward(g, qkv, turns, padding.every, heads),
                     functions.swiglu(qkv),
                     *functions.rms_norm(qkv, 1e-5),
-                    functions.adapters_gradients(g, qkv, packed)[0],
+                    *(one for both in functions.adapters_gradients(g, qkv, packed) for one in both),
                 ]
             )
     finally:

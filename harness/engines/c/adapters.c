@@ -4,10 +4,11 @@
 
 #define SLICES 16  /* of the tokens, added up in their order whatever the number of threads */
 #define PART 48    /* tokens that are read again and again, from the cache */
-#define RANKS 8    /* that are added up side by side */
+#define ROWS (LANES == 16 ? 16 : 8) /* of a sum, in registers */
+#define CHUNK 4096 /* numbers of a task that adds slices up */
 
 typedef struct {
-    int64_t next; /* task: a slice of the tokens */
+    int64_t next; /* task: a slice of the tokens; of the total: numbers */
     int64_t tokens, inputs, outputs, ranks;
     int64_t adapters;
     const int64_t *columns; /* (adapters, 2): first of an adapter's outputs, and how many */
@@ -16,9 +17,10 @@ typedef struct {
     const float *x;         /* (tokens, inputs) */
     const float *down;      /* (inputs, ranks): A transposed, of all adapters */
     const float *up;        /* B of all adapters, one behind the other: (outputs, rank) each */
+    const float *gain;      /* (inputs): by which to_down is multiplied, if any */
     float *parts;           /* (SLICES, inputs * ranks + numbers of up) */
     float *to_down;         /* (ranks, inputs) */
-    float *to_up;           /* (rank, outputs) each: B's transposed */
+    float *to_up;           /* as up */
     int64_t ups;            /* numbers of up */
 } adapters;
 
@@ -26,30 +28,20 @@ int64_t adapters_room(int64_t inputs, int64_t ranks, int64_t ups) {
     return SLICES * (inputs * ranks + ups);
 }
 
-/* total (ranks, columns) += a (count, a_step)^T . b (count, b_step). */
-INLINE void outer(const float *a, int64_t a_step, int64_t ranks, const float *b, int64_t b_step,
+/* total (rows, columns) += a (count, a_step)^T . b (count, b_step). */
+INLINE void outer(const float *a, int64_t a_step, int64_t rows, const float *b, int64_t b_step,
                   int64_t columns, int64_t count, float *total) {
-    for (int64_t r = 0; r < ranks; r += RANKS)
-        for (int64_t at = 0; at < columns; at += 2 * LANES) {
-            int both = at + LANES < columns;
-            vec one[RANKS], two[RANKS];
-            float *out = total + r * columns + at;
-            for (int i = 0; i < RANKS; i++) {
-                one[i] = load(out + i * columns);
-                two[i] = both ? load(out + i * columns + LANES) : one[i];
-            }
+    for (int64_t at = 0; at < columns; at += LANES)
+        for (int64_t row = 0; row < rows; row += ROWS) {
+            float *out = total + row * columns + at;
+            vec sums[ROWS];
+            for (int i = 0; i < ROWS; i++) sums[i] = load(out + i * columns);
             for (int64_t t = 0; t < count; t++) {
-                const float *line = b + t * b_step + at, *factor = a + t * a_step + r;
-                vec first = load(line), second = both ? load(line + LANES) : first;
-                for (int i = 0; i < RANKS; i++) {
-                    one[i] += factor[i] * first;
-                    two[i] += factor[i] * second;
-                }
+                const float *factor = a + t * a_step + row;
+                vec line = load(b + t * b_step + at);
+                for (int i = 0; i < ROWS; i++) sums[i] += factor[i] * line;
             }
-            for (int i = 0; i < RANKS; i++) {
-                store(out + i * columns, one[i]);
-                if (both) store(out + i * columns + LANES, two[i]);
-            }
+            for (int i = 0; i < ROWS; i++) store(out + i * columns, sums[i]);
         }
 }
 
@@ -91,7 +83,7 @@ void adapters_sums(adapters *a) {
                 int64_t column = a->columns[2 * i], outputs = a->columns[2 * i + 1];
                 int64_t rank = a->ranked[2 * i], ranks = a->ranked[2 * i + 1];
                 thin(g + column, a->outputs, count, up, outputs, narrow + rank, a->ranks, ranks);
-                outer(read + rank, a->ranks, ranks, g + column, a->outputs, outputs, count, into);
+                outer(g + column, a->outputs, outputs, read + rank, a->ranks, ranks, count, into);
                 up += outputs * ranks;
                 into += outputs * ranks;
             }
@@ -100,14 +92,15 @@ void adapters_sums(adapters *a) {
     }
 }
 
-/* The slices together, by one thread. */
+/* The slices together. */
 void adapters_total(adapters *a) {
-    int64_t down = a->inputs * a->ranks, size = down + a->ups;
-    memcpy(a->to_down, a->parts, sizeof(float) * down);
-    memcpy(a->to_up, a->parts + down, sizeof(float) * a->ups);
-    for (int64_t slice = 1; slice < SLICES; slice++) {
-        const float *part = a->parts + slice * size;
-        for (int64_t i = 0; i < down; i++) a->to_down[i] += part[i];
-        for (int64_t i = 0; i < a->ups; i++) a->to_up[i] += part[down + i];
-    }
+    int64_t first, down = a->inputs * a->ranks, size = down + a->ups;
+    while ((first = taken(&a->next, CHUNK)) < size)
+        for (int64_t i = first; i < MIN(first + CHUNK, size); i += LANES) {
+            vec total = load(a->parts + i);
+            for (int64_t slice = 1; slice < SLICES; slice++)
+                total += load(a->parts + slice * size + i);
+            if (i < down && a->gain) total *= load(a->gain + i % a->inputs);
+            store(i < down ? a->to_down + i : a->to_up + i - down, total);
+        }
 }

@@ -6,7 +6,7 @@
 
 #include "vectors.h"
 
-#define QUERIES 4 /* that are computed side by side */
+#define QUERIES 8 /* that are computed side by side */
 
 typedef struct {
     int64_t next; /* task: a row and a key-value head */
@@ -25,22 +25,39 @@ typedef struct {
     float scale;
 } attention;
 
-INLINE int64_t padded(int64_t length) { return (length + 15) / 16 * 16; }
+/* Lines that lie a multiple of 4 kB apart would drive each other out of the cache. */
+INLINE int64_t padded(int64_t length) { return ((length + 15) / 16 | 1) * 16; }
 
 int64_t attention_room(int64_t longest, int64_t width) {
     return 2 * padded(longest) * (width + QUERIES) + 4 * longest * width;
 }
 
 /* Both halves of a head turned together (Su et al. 2021, arXiv 2104.09864), by sign. */
-INLINE void turn(const float *x, const attention *a, int64_t position, float sign, float scale,
-                 float *out, int64_t width) {
+INLINE void turn(const float *restrict x, const attention *a, int64_t position, float sign,
+                 float scale, float *restrict out, int64_t width) {
     int64_t half = width / 2;
-    const float *cos = a->cos + position * half, *sin = a->sin + position * half;
+    const float *restrict cos = a->cos + position * half, *restrict sin = a->sin + position * half;
     for (int64_t i = 0; i < half; i++) {
         float c = cos[i] * scale, s = sin[i] * scale * sign;
         float one = x[i] * c - x[half + i] * s, two = x[half + i] * c + x[i] * s;
         out[i] = one;
         out[half + i] = two;
+    }
+}
+
+/* across (width, stride), its columns from t on = the transpose of x (4, step). Compilers would
+ * scatter number by number. */
+INLINE void transpose(const float *x, int64_t step, float *across, int64_t stride, int64_t width) {
+    for (int64_t i = 0; i < width; i += 4) {
+        four a = *(const four *)(x + i), b = *(const four *)(x + step + i);
+        four c = *(const four *)(x + 2 * step + i), d = *(const four *)(x + 3 * step + i);
+        four ab = MIX(a, b, 0, 4, 1, 5), cd = MIX(c, d, 0, 4, 1, 5);
+        four ba = MIX(a, b, 2, 6, 3, 7), dc = MIX(c, d, 2, 6, 3, 7);
+        float *out = across + i * stride;
+        *(four *)out = MIX(ab, cd, 0, 1, 4, 5);
+        *(four *)(out + stride) = MIX(ab, cd, 2, 3, 6, 7);
+        *(four *)(out + 2 * stride) = MIX(ba, dc, 0, 1, 4, 5);
+        *(four *)(out + 3 * stride) = MIX(ba, dc, 2, 3, 6, 7);
     }
 }
 
@@ -142,9 +159,12 @@ INLINE void attend(const attention *a, int64_t row, int64_t pair, float *scratch
     float query[QUERIES * WIDEST], read[QUERIES * WIDEST], inverse[QUERIES];
 
     memset(keys, 0, sizeof(float) * width * stride);
-    for (int64_t t = 0; t < length; t++) {
-        turn(key + t * line, a, t, 1, 1, query, width);
-        for (int64_t i = 0; i < width; i++) keys[i * stride + t] = query[i];
+    for (int64_t t = 0; t < length; t += 4) {
+        for (int64_t i = 0; i < 4; i++) {
+            int64_t token = MIN(t + i, length - 1);
+            turn(key + token * line, a, token, 1, 1, query + i * width, width);
+        }
+        transpose(query, width, keys + t, stride, width);
     }
     for (int64_t head = pair * group; head < (pair + 1) * group; head++)
         for (int64_t from = a->asked[row]; from < a->asked[row + 1]; from += QUERIES) {
@@ -179,12 +199,15 @@ INLINE void attend_backward(const attention *a, int64_t row, int64_t pair, float
 
     memset(keys, 0, sizeof(float) * 2 * width * stride);
     memset(to_key, 0, sizeof(float) * 2 * size);
-    for (int64_t t = 0; t < length; t++) {
-        turn(key + t * line, a, t, 1, 1, turned + t * width, width);
-        for (int64_t i = 0; i < width; i++) {
-            keys[i * stride + t] = turned[t * width + i];
-            values[i * stride + t] = value[t * line + i];
+    for (int64_t t = 0; t < length; t += 4) {
+        for (int64_t i = 0; i < 4; i++) {
+            int64_t token = MIN(t + i, length - 1);
+            turn(key + token * line, a, token, 1, 1, query + i * width, width);
+            memcpy(g + i * width, value + token * line, sizeof(float) * width);
         }
+        memcpy(turned + t * width, query, sizeof(float) * MIN(4, length - t) * width);
+        transpose(query, width, keys + t, stride, width);
+        transpose(g, width, values + t, stride, width);
     }
     for (int64_t head = pair * group; head < (pair + 1) * group; head++) {
         memset(to_query, 0, sizeof(float) * size);

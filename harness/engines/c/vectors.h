@@ -15,7 +15,7 @@
 
 #if defined(__AVX512F__)
 #define LANES 16
-#define COLUMNS 4 /* vectors of keys whose scores are summed up at a time, in registers */
+#define COLUMNS 2 /* vectors of keys whose scores are summed up at a time, in registers */
 #elif defined(__AVX2__)
 #define LANES 8
 #define COLUMNS 2
@@ -40,6 +40,13 @@ INLINE vec all(float x) { return x - (vec){0}; }
 INLINE vec pick(ivec yes, vec a, vec b) { return (vec)(((ivec)a & yes) | ((ivec)b & ~yes)); }
 
 typedef float four __attribute__((vector_size(16), aligned(4), may_alias));
+typedef int32_t four_ints __attribute__((vector_size(16), aligned(4), may_alias));
+
+#ifdef __clang__
+#define MIX(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else /* GCC knows that builtin since 12 */
+#define MIX(a, b, ...) __builtin_shuffle(a, b, (four_ints){__VA_ARGS__})
+#endif
 
 INLINE float sum(vec x) {
     const four *parts = (const four *)&x;
@@ -51,9 +58,10 @@ INLINE float sum(vec x) {
 INLINE float largest(vec x) {
     const four *parts = (const four *)&x;
     four top = parts[0];
-    for (int i = 1; i < LANES / 4; i++)
-        for (int lane = 0; lane < 4; lane++)
-            top[lane] = parts[i][lane] > top[lane] ? parts[i][lane] : top[lane];
+    for (int i = 1; i < LANES / 4; i++) {
+        four_ints more = parts[i] > top;
+        top = (four)(((four_ints)parts[i] & more) | ((four_ints)top & ~more));
+    }
     float one = top[0] > top[1] ? top[0] : top[1], two = top[2] > top[3] ? top[2] : top[3];
     return one > two ? one : two;
 }
