@@ -8,9 +8,10 @@ Two ways to the same numbers, up to the order of float32 additions. ``Merged`` h
 all its layers in one matrix, made when it is constructed: least work where many tokens share a
 small matrix. ``Beside`` adds the thin products to the wide one; up to ``KEPT_BYTES`` a model it
 multiplies by a copy of the base that is laid out for that once and shared by all adapters, above
-that by the base's own matrices.
+that by the base's own matrices. ``InPanels`` is merged too, and multiplied by whole halves of a
+layer (``compiled_layers.py``).
 
-Both take inputs (n, inputs) before the norm's gain, give (n, outputs), and want float32.
+All take inputs (n, inputs) before the norm's gain, give (n, outputs), and want float32.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from harness.engines.compiled import PackedAdapters, compiled
+from harness.engines.compiled_layers import Layers, Panels
 from harness.engines.folding import base_weight, effective_weight
 from harness.engines.products import Product
 
@@ -75,7 +77,7 @@ def _adapter_of(layer: nn.Module) -> _Adapter | None:
 
 
 class _Layers:
-    """What the two ways share: the thin products of the adapters."""
+    """What the ways share: the thin products of the adapters."""
 
     def __init__(self, layers: Sequence[nn.Module], gain: Tensor | None = None) -> None:
         """``gain`` (inputs,): by which the input is multiplied first."""
@@ -94,9 +96,38 @@ class _Layers:
         self._down = torch.cat(downs) if downs else None
         if self._down is not None and gain is not None:
             self._down.mul_(gain)
+        self._functions = compiled()
 
     def parameters(self) -> list[nn.Parameter]:
         return [p for a in self._adapters if a is not None for p in (a.down, a.up)]
+
+    def gradients(self, g: Tensor, x: Tensor) -> Gradients:
+        """The parameters', from g = ∂L/∂y."""
+        if self._down is None:
+            return []
+        if self._functions is not None and self._packed is not None:
+            to_downs, to_ups = self._functions.adapters_gradients(g, x, self._packed)
+            return [one for pair in zip(to_downs, to_ups, strict=True) for one in pair]
+        return self._gradients(g, x, self._thin_backward(g))
+
+    @cached_property
+    def _packed(self) -> PackedAdapters | None:
+        """The adapters as the compiled functions take them, if they do."""
+        assert self._down is not None
+        known = [
+            (a, (columns.start, columns.stop - columns.start), (ranks.start, a.down.shape[0]))
+            for a, columns, ranks in zip(self._adapters, self._columns, self._thin, strict=True)
+            if a is not None
+        ]
+        adapters, columns, ranked = zip(*known, strict=True)
+        up = torch.cat([a.up.detach().flatten() * a.scale for a in adapters])
+        down = self._down.T.contiguous()
+        packed = PackedAdapters(down, up, torch.tensor(columns), torch.tensor(ranked), self._gain)
+        return packed if packed.suit else None
+
+    def _merged(self) -> Tensor:
+        """W + s·B·A of all layers, one below the other."""
+        return torch.cat([_known(effective_weight(layer)) for layer in self._layers])
 
     def _thin_backward(self, g: Tensor) -> Tensor:
         """Bᵀ·g of every adapter, without its scale, side by side: (n, ranks)."""
@@ -131,12 +162,11 @@ class Merged(_Layers):
     ) -> None:
         """``backward``: whether there will be one."""
         super().__init__(layers, gain)
-        weight = torch.cat([_known(effective_weight(layer)) for layer in layers])
+        weight = self._merged()
         if gain is not None:
             weight = weight * gain
         self._product = Product(weight)
         self._transposed = Product(weight.T) if backward else None
-        self._functions = compiled()
 
     def __call__(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
         return self._product(x) if plus is None else self._product.plus(x, plus)
@@ -146,27 +176,31 @@ class Merged(_Layers):
         if to_input:
             assert self._transposed is not None
             before = self._transposed(g)
-        if self._down is None:
-            return before, []
-        if self._functions is not None and self._packed is not None:
-            to_downs, to_ups = self._functions.adapters_gradients(g, x, self._packed)
-            return before, [one for pair in zip(to_downs, to_ups, strict=True) for one in pair]
-        return before, self._gradients(g, x, self._thin_backward(g))
+        return before, self.gradients(g, x)
 
-    @cached_property
-    def _packed(self) -> PackedAdapters | None:
-        """The adapters as the compiled functions take them, if they do."""
-        assert self._down is not None
-        known = [
-            (a, (columns.start, columns.stop - columns.start), (ranks.start, a.down.shape[0]))
-            for a, columns, ranks in zip(self._adapters, self._columns, self._thin, strict=True)
-            if a is not None
-        ]
-        adapters, columns, ranked = zip(*known, strict=True)
-        up = torch.cat([a.up.detach().flatten() * a.scale for a in adapters])
-        down = self._down.T.contiguous()
-        packed = PackedAdapters(down, up, torch.tensor(columns), torch.tensor(ranked), self._gain)
-        return packed if packed.suit else None
+
+class InPanels(_Layers):
+    """One matrix for all, as halves of a layer are compiled for it."""
+
+    def __init__(
+        self,
+        compiled: Layers,
+        layers: Sequence[nn.Module],
+        gain: Tensor | None = None,
+        *,
+        gated: bool = False,
+        backward: bool = True,
+    ) -> None:
+        """``backward``: whether there will be one."""
+        super().__init__(layers, gain)
+        weight = self._merged()
+        self.forth = compiled.pack(weight, gain, gated=gated)
+        self._back = compiled.pack_across(weight, gain) if backward else None
+
+    @property
+    def back(self) -> Panels:
+        assert self._back is not None
+        return self._back
 
 
 class Beside(_Layers):

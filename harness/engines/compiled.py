@@ -140,9 +140,9 @@ class Compiled:
     """float32 on the CPU, contiguous all. No gradients: the backward is a function of its own."""
 
     def __init__(self, library: ctypes.CDLL, openmp: ctypes.CDLL) -> None:
-        self._library = library
+        self.library = library
         for room in ("attention_room", "decoding_room", "adapters_room"):
-            getattr(self._library, room).restype = ctypes.c_int64
+            getattr(self.library, room).restype = ctypes.c_int64
         self._parallel = openmp.GOMP_parallel
         self._parallel.argtypes = (
             ctypes.c_void_p,
@@ -151,7 +151,7 @@ class Compiled:
             ctypes.c_uint,
         )
         self._parallel.restype = None
-        self._thread = ctypes.cast(openmp.omp_get_thread_num, ctypes.c_void_p).value
+        self.thread = ctypes.cast(openmp.omp_get_thread_num, ctypes.c_void_p).value
 
     def attention(
         self, qkv: Tensor, turns: tuple[Tensor, Tensor], spans: Spans, heads: Heads
@@ -162,7 +162,7 @@ class Compiled:
         ``turns``: cosines and sines (positions, width / 2) of the rotation's angles.
         """
         read = qkv.new_empty(len(spans.positions), heads.queries * heads.width)
-        self._attention(self._library.attention_forward, qkv, turns, spans, heads, read, None)
+        self._attention(self.library.attention_forward, qkv, turns, spans, heads, read, None)
         return read
 
     def attention_backward(
@@ -170,7 +170,7 @@ class Compiled:
     ) -> Tensor:
         """∂L/∂qkv from g = ∂L/∂read."""
         found = torch.empty_like(qkv)
-        self._attention(self._library.attention_backward, qkv, turns, spans, heads, g, found)
+        self._attention(self.library.attention_backward, qkv, turns, spans, heads, g, found)
         return found
 
     def decode(
@@ -193,12 +193,12 @@ class Compiled:
         """
         keys, values = cache
         read = qkv.new_empty(len(qkv), heads.queries * heads.width)
-        room = self._library.decoding_room(ctypes.c_int64(keys.shape[2]))
+        room = self.library.decoding_room(ctypes.c_int64(keys.shape[2]))
         tensors = {"qkv": qkv, "turns": turns, "positions": positions, "penalty": penalty}
         tensors |= {"keys": keys, "values": values, "read": read}
         tensors["scratch"] = qkv.new_empty(torch.get_num_threads(), room)
-        self._run(
-            self._library.decoding_forward,
+        self.run(
+            self.library.decoding_forward,
             _Decoding(
                 rows=len(qkv),
                 heads=heads.queries,
@@ -207,8 +207,8 @@ class Compiled:
                 slots=keys.shape[2],
                 used=used,
                 room=room,
-                thread=self._thread,
-                **_addresses(tensors),
+                thread=self.thread,
+                **addresses(tensors),
             ),
             work=read.numel() * (used + 1),
         )
@@ -220,7 +220,7 @@ class Compiled:
         """∂L/∂A (rank, inputs) and ∂L/∂B (outputs, rank) of each adapter, from g = ∂L/∂y (tokens,
         outputs of the layers) and ``x`` (tokens, inputs), the input before the gain."""
         inputs, ranks, ups = *packed.down.shape, packed.up.numel()
-        room = self._library.adapters_room(
+        room = self.library.adapters_room(
             ctypes.c_int64(inputs), ctypes.c_int64(ranks), ctypes.c_int64(ups)
         )
         tensors = {"g": g, "x": x, "down": packed.down, "up": packed.up}
@@ -237,11 +237,11 @@ class Compiled:
             ranks=ranks,
             adapters=len(packed.columns),
             ups=ups,
-            **_addresses(tensors),
+            **addresses(tensors),
         )
-        self._run(self._library.adapters_sums, job, work=x.numel() * ranks)
+        self.run(self.library.adapters_sums, job, work=x.numel() * ranks)
         job.next = 0
-        self._run(self._library.adapters_total, job, work=room)
+        self.run(self.library.adapters_total, job, work=room)
         numbers = packed.ranked[:, 1].tolist()
         widths = packed.columns[:, 1].tolist()
         parts = to_up.split([rank * width for rank, width in zip(numbers, widths, strict=True)])
@@ -252,8 +252,8 @@ class Compiled:
         """x·r with r = 1/√(mean x² + ε), of (n, width), and r, (n, 1)."""
         tensors = {"x": x, "normed": torch.empty_like(x), "scale": x.new_empty(len(x), 1)}
         tokens, width = x.shape
-        job = _Norm(tokens=tokens, width=width, eps=eps, **_addresses(tensors))
-        self._run(self._library.norm_forward, job, work=x.numel())
+        job = _Norm(tokens=tokens, width=width, eps=eps, **addresses(tensors))
+        self.run(self.library.norm_forward, job, work=x.numel())
         return tensors["normed"], tensors["scale"]
 
     def rms_norm_backward(
@@ -264,20 +264,20 @@ class Compiled:
         if plus is not None:
             tensors["plus"] = plus
         tokens, width = g.shape
-        job = _Norm(tokens=tokens, width=width, **_addresses(tensors))
-        self._run(self._library.norm_backward, job, work=g.numel())
+        job = _Norm(tokens=tokens, width=width, **addresses(tensors))
+        self.run(self.library.norm_backward, job, work=g.numel())
         return tensors["out"]
 
     def swiglu(self, gate_up: Tensor) -> Tensor:
         """silu(gate) · up: (n, width) of the two side by side, (n, 2 · width)."""
         found = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
-        self._gated(self._library.gated_forward, gate_up, found, None)
+        self._gated(self.library.gated_forward, gate_up, found, None)
         return found
 
     def swiglu_backward(self, g: Tensor, gate_up: Tensor) -> Tensor:
         """∂L/∂gate_up from g = ∂L/∂swiglu."""
         found = torch.empty_like(gate_up)
-        self._gated(self._library.gated_backward, gate_up, g, found)
+        self._gated(self.library.gated_backward, gate_up, g, found)
         return found
 
     def log_softmax(
@@ -288,9 +288,9 @@ class Compiled:
         found = {"chosen": logits.new_empty(len(logits)), "entropy": logits.new_empty(len(logits))}
         tokens, width = logits.shape
         targets = targets.contiguous()
-        addresses = _addresses({"logits": logits, "targets": targets, **found})
-        job = _Words(tokens=tokens, width=width, divisor=temperature, **addresses)
-        self._run(self._library.words_forward, job, work=logits.numel())
+        tensors = {"logits": logits, "targets": targets, **found}
+        job = _Words(tokens=tokens, width=width, divisor=temperature, **addresses(tensors))
+        self.run(self.library.words_forward, job, work=logits.numel())
         return found["chosen"], found["entropy"]
 
     def _attention(
@@ -304,7 +304,7 @@ class Compiled:
         to_qkv: Tensor | None,
     ) -> None:
         tensors = {"qkv": qkv, "read": read, "cos": turns[0], "sin": turns[1]}
-        room = self._library.attention_room(
+        room = self.library.attention_room(
             ctypes.c_int64(spans.longest), ctypes.c_int64(heads.width)
         )
         tensors["scratch"] = qkv.new_empty(torch.get_num_threads(), room)
@@ -312,7 +312,7 @@ class Compiled:
             tensors["to_qkv"] = to_qkv
         for name in ("starts", "asked", "positions", "places"):
             tensors[name] = getattr(spans, name)
-        self._run(
+        self.run(
             function,
             _Attention(
                 rows=len(spans.starts) - 1,
@@ -320,9 +320,9 @@ class Compiled:
                 pairs=heads.pairs,
                 width=heads.width,
                 room=room,
-                thread=self._thread,
+                thread=self.thread,
                 scale=heads.scale,
-                **_addresses(tensors),
+                **addresses(tensors),
             ),
             work=read.numel() * spans.longest,
         )
@@ -334,10 +334,10 @@ class Compiled:
         if to_gate_up is not None:
             tensors["to_gate_up"] = to_gate_up
         tokens, width = product.shape
-        job = _Gated(tokens=tokens, width=width, **_addresses(tensors))
-        self._run(function, job, work=product.numel())
+        job = _Gated(tokens=tokens, width=width, **addresses(tensors))
+        self.run(function, job, work=product.numel())
 
-    def _run(self, function: Any, job: ctypes.Structure, work: int) -> None:
+    def run(self, function: Any, job: ctypes.Structure, work: int) -> None:
         """By as many threads as the ``work``, numbers read or products summed, is worth: waking one
         costs microseconds, and on a machine that is busy with other things much more."""
         threads = min(torch.get_num_threads(), 1 + work // _GRAIN)
@@ -366,7 +366,7 @@ def compiled() -> Compiled | None:
         return None
 
 
-def _addresses(tensors: dict[str, Tensor]) -> dict[str, int]:
+def addresses(tensors: dict[str, Tensor]) -> dict[str, int]:
     """Where they lie: the caller keeps them until the function has run."""
     for name, tensor in tensors.items():
         assert tensor.is_contiguous(), name

@@ -20,8 +20,7 @@ For ``LlamaForCausalLM`` in float32 on the CPU. Nothing here drops out or knows 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -30,45 +29,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaForCausalLM
 
-from harness.engines.adapted import KEPT_BYTES, Beside, Gradients, Group, Merged
+from harness.engines.adapted import KEPT_BYTES, Gradients
 from harness.engines.attention import Attention, Padding
+from harness.engines.blocks import Kept, Settings, block_of
 from harness.engines.folding import MAX_BYTES, computing, is_matrix
 from harness.engines.llama import linears, suits
-from harness.engines.operators import (
-    rms_norm,
-    rms_norm_backward,
-    swiglu,
-    swiglu_backward,
-)
+from harness.engines.operators import rms_norm, rms_norm_backward
 
 # Tokens that go through all layers together: more leave the processor's cache.
 _TOKENS = 2048
-
-
-@dataclass(frozen=True, slots=True)
-class _Block:
-    qkv: Group
-    out: Group
-    gate_up: Group
-    down: Group
-
-    def parameters(self) -> list[nn.Parameter]:
-        groups = (self.qkv, self.out, self.gate_up, self.down)
-        return [p for group in groups for p in group.parameters()]
-
-
-@dataclass(slots=True)
-class _Kept:
-    """What a block's backward needs; (n, width) each, of the n tokens that pass its second half."""
-
-    normed: Tensor  # the input of query, key and value, before the gain: all tokens
-    scale: Tensor  # by which the norm multiplied, (tokens, 1)
-    attention: Callable[[Tensor], Tensor]
-    read: Tensor  # what the heads read
-    normed_2: Tensor
-    scale_2: Tensor
-    gate_up: Tensor
-    product: Tensor  # silu(gate) · up
 
 
 class Trunk:
@@ -94,30 +63,22 @@ class Trunk:
         blocks: Any = model.model.layers
         layers: list[Any] = [m for block in blocks for m in linears(block)]
         size = sum(4 * m.in_features * m.out_features for m in layers)
-
-        def how(layers: Sequence[nn.Module], gain: Tensor | None = None) -> Group:
-            if size <= merged_bytes:
-                return Merged(layers, gain, backward=not reading)
-            return Beside(layers, gain, keep=size <= kept_bytes)
-
-        self.bytes = size if size <= merged_bytes else None
-        self._blocks = [
-            _Block(
-                how([a.q_proj, a.k_proj, a.v_proj], block.input_layernorm.weight.detach()),
-                how([a.o_proj]),
-                how([m.gate_proj, m.up_proj], block.post_attention_layernorm.weight.detach()),
-                how([m.down_proj]),
-            )
-            for block in blocks
-            for a, m in [(block.self_attn, block.mlp)]
-        ]
-        self._attention = Attention(model)
+        merged = size <= merged_bytes
+        self.bytes = size if merged else None
+        settings = Settings(
+            attention=Attention(model),
+            eps=float(config.rms_norm_eps),
+            merged=merged,
+            keep=size <= kept_bytes,
+            backward=not reading,
+        )
+        self._blocks = [block_of(layer, settings) for layer in blocks]
         self._embedding = model.model.embed_tokens.weight.detach()
         self._gain = model.model.norm.weight.detach()
         self._hidden = int(config.hidden_size)
         self._eps = float(config.rms_norm_eps)
         self._recompute = recompute
-        self._parameters = [p for block in self._blocks for p in block.parameters()]
+        self._parameters = [p for one in self._blocks for p in one.parameters()]
 
     def hidden(self, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         """The last hidden states (n, hidden), normed, at n places: (rows[i], columns[i]) each, with
@@ -160,13 +121,14 @@ class Trunk:
     ) -> tuple[Tensor, Callable[[Tensor], Gradients]]:
         padding = Padding(rows, columns, len(input_ids))
         x = functional.embedding(padding.tokens(input_ids), self._embedding)
-        kept: list[_Kept | Tensor] = []
+        kept: list[Kept | Tensor] = []
         last = len(self._blocks) - 1
-        for number, block in enumerate(self._blocks):
+        whole = keep and not self._recompute
+        for number, one in enumerate(self._blocks):
             before = x
-            x, state = self._block(block, x, padding, last=number == last)
+            x, state = one.forward(x, padding, last=number == last, keep=whole)
             if keep:
-                kept.append(before if self._recompute else state)
+                kept.append(before if state is None else state)
             del state
         normed, scale = rms_norm(x, self._eps)
 
@@ -174,53 +136,15 @@ class Trunk:
             found: list[Gradients] = []
             g = rms_norm_backward(g * self._gain, normed, scale, None)
             for number in range(last, -1, -1):
-                block, state = self._blocks[number], kept.pop()
+                one, state = self._blocks[number], kept.pop()
+                place = {"last": number == last}
                 if isinstance(state, Tensor):
-                    _, state = self._block(block, state, padding, last=number == last)
-                g, grads = self._block_backward(
-                    block, state, g, padding, last=number == last, first=number == 0
-                )
+                    state = _known(one.forward(state, padding, keep=True, **place)[1])
+                g, grads = one.backward(state, g, padding, first=number == 0, **place)
                 found.append(grads)
-            return [one for grads in reversed(found) for one in grads]
+            return [weight for grads in reversed(found) for weight in grads]
 
         return normed * self._gain, backward
-
-    def _block(
-        self, block: _Block, x: Tensor, padding: Padding, *, last: bool
-    ) -> tuple[Tensor, _Kept]:
-        """The layer's output (n, hidden) from its input (tokens, hidden); n < tokens in the last
-        layer, of which only the places asked for are computed."""
-        normed, scale = rms_norm(x, self._eps)
-        read, attention = self._attention.read(block.qkv(normed), padding, chosen=last)
-        if last:
-            x = x[padding.places]
-        x = block.out(read, plus=x)
-        normed_2, scale_2 = rms_norm(x, self._eps)
-        gate_up = block.gate_up(normed_2)
-        product = swiglu(gate_up)
-        x = block.down(product, plus=x)
-        kept = (normed, scale, attention, read, normed_2, scale_2, gate_up, product)
-        return x, _Kept(*kept)
-
-    def _block_backward(
-        self, block: _Block, kept: _Kept, g: Tensor, padding: Padding, *, last: bool, first: bool
-    ) -> tuple[Tensor, Gradients]:
-        """∂L/∂x, nothing of use in the first layer, and the adapters' gradients."""
-        to_product, down = block.down.backward(g, kept.product, to_input=True)
-        assert to_product is not None
-        both = swiglu_backward(to_product, kept.gate_up)
-        to_normed, gate_up = block.gate_up.backward(both, kept.normed_2, to_input=True)
-        assert to_normed is not None
-        g = rms_norm_backward(to_normed, kept.normed_2, kept.scale_2, g)
-        to_read, out = block.out.backward(g, kept.read, to_input=True)
-        assert to_read is not None
-        if last and not first:
-            g = g.new_zeros(kept.normed.shape).index_add_(0, padding.places, g)
-        to_qkv = kept.attention(to_read)
-        to_normed, qkv = block.qkv.backward(to_qkv, kept.normed, to_input=not first)
-        if to_normed is not None:
-            g = rms_norm_backward(to_normed, kept.normed, kept.scale, g)
-        return g, [*qkv, *out, *gate_up, *down]
 
 
 class _Pass(torch.autograd.Function):
@@ -282,6 +206,11 @@ def _trains_adapters_only(layer: Any) -> bool:
     return not wrapped.get_base_layer().weight.requires_grad and not any(
         getattr(drop, "p", 0) > 0 and drop.training for drop in drops
     )
+
+
+def _known(kept: Kept | None) -> Kept:
+    assert kept is not None
+    return kept
 
 
 def _parts(rows: Tensor, columns: Tensor, count: int) -> Iterator[tuple[int, int, Tensor]]:

@@ -45,22 +45,6 @@ INLINE void turn(const float *restrict x, const attention *a, int64_t position, 
     }
 }
 
-/* across (width, stride), its columns from t on = the transpose of x (4, step). Compilers would
- * scatter number by number. */
-INLINE void transpose(const float *x, int64_t step, float *across, int64_t stride, int64_t width) {
-    for (int64_t i = 0; i < width; i += 4) {
-        four a = *(const four *)(x + i), b = *(const four *)(x + step + i);
-        four c = *(const four *)(x + 2 * step + i), d = *(const four *)(x + 3 * step + i);
-        four ab = MIX(a, b, 0, 4, 1, 5), cd = MIX(c, d, 0, 4, 1, 5);
-        four ba = MIX(a, b, 2, 6, 3, 7), dc = MIX(c, d, 2, 6, 3, 7);
-        float *out = across + i * stride;
-        *(four *)out = MIX(ab, cd, 0, 1, 4, 5);
-        *(four *)(out + stride) = MIX(ab, cd, 2, 3, 6, 7);
-        *(four *)(out + 2 * stride) = MIX(ba, dc, 0, 1, 4, 5);
-        *(four *)(out + 3 * stride) = MIX(ba, dc, 2, 3, 6, 7);
-    }
-}
-
 /* out (QUERIES, stride) = x (QUERIES, width) . across (width, stride), its first `vectors`. */
 INLINE void against(const float *x, const float *across, float *out, int64_t stride,
                     int64_t vectors, int64_t width) {

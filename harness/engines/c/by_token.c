@@ -1,7 +1,5 @@
 /* What is done token by token: norms, gated units, log-probabilities; one pass over memory each. */
 
-#include <math.h>
-
 #include "vectors.h"
 
 #define TOKENS 32 /* of a task */
@@ -25,33 +23,19 @@ typedef struct {
     float eps;
 } norm;
 
-INLINE void normalise(const norm *a, int64_t token) {
-    const float *x = a->x + token * a->width;
-    float *out = a->normed + token * a->width;
-    vec squares = {0};
-    for (int64_t at = 0; at < a->width; at += LANES) squares += load(x + at) * load(x + at);
-    float r = 1 / sqrtf(sum(squares) / a->width + a->eps);
-    a->scale[token] = r;
-    for (int64_t at = 0; at < a->width; at += LANES) store(out + at, load(x + at) * r);
+INLINE void norm_of(const norm *a, int64_t token) {
+    int64_t at = token * a->width;
+    a->scale[token] = normalise(a->x + at, a->width, a->eps, a->normed + at);
 }
 
-/* r (g - normed mean(g normed)), and what is added. */
-INLINE void normalise_backward(const norm *a, int64_t token) {
-    const float *x = a->normed + token * a->width, *g = a->g + token * a->width;
-    const float *plus = a->plus ? a->plus + token * a->width : 0;
-    float *out = a->out + token * a->width, r = a->scale[token];
-    vec along = {0};
-    for (int64_t at = 0; at < a->width; at += LANES) along += load(g + at) * load(x + at);
-    float mean = sum(along) / a->width;
-    for (int64_t at = 0; at < a->width; at += LANES) {
-        vec found = (load(g + at) - load(x + at) * mean) * r;
-        if (plus) found += load(plus + at);
-        store(out + at, found);
-    }
+INLINE void norm_back(const norm *a, int64_t token) {
+    int64_t at = token * a->width;
+    normalise_backward(a->g + at, a->width, a->normed + at, a->scale[token],
+                       a->plus ? a->plus + at : 0, a->out + at);
 }
 
-BY_TOKEN(norm_forward, norm, normalise)
-BY_TOKEN(norm_backward, norm, normalise_backward)
+BY_TOKEN(norm_forward, norm, norm_of)
+BY_TOKEN(norm_backward, norm, norm_back)
 
 /* ------------------------------------------------------------------ gated units */
 
@@ -72,19 +56,16 @@ INLINE void gate(const gated *a, int64_t token) {
     }
 }
 
-INLINE void gate_backward(const gated *a, int64_t token) {
+INLINE void gate_back(const gated *a, int64_t token) {
     const float *x = a->gate_up + token * 2 * a->width, *up = x + a->width;
     const float *g = a->product + token * a->width;
     float *out = a->to_gate_up + token * 2 * a->width;
-    for (int64_t at = 0; at < a->width; at += LANES) {
-        vec y = load(x + at), s = sigmoid(y), to = load(g + at);
-        store(out + at, to * load(up + at) * (s * (1.0f + y * (1.0f - s))));
-        store(out + a->width + at, to * y * s);
-    }
+    for (int64_t at = 0; at < a->width; at += LANES)
+        gate_backward(load(g + at), load(x + at), load(up + at), out + at, out + a->width + at);
 }
 
 BY_TOKEN(gated_forward, gated, gate)
-BY_TOKEN(gated_backward, gated, gate_backward)
+BY_TOKEN(gated_backward, gated, gate_back)
 
 /* ------------------------------------------------------------------ log-probabilities */
 

@@ -10,6 +10,7 @@
 
 #pragma once
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -66,6 +67,22 @@ INLINE float largest(vec x) {
     return one > two ? one : two;
 }
 
+/* The first four columns of across (width, stride) = the transpose of x (4, step). Compilers would
+ * scatter number by number. */
+INLINE void transpose(const float *x, int64_t step, float *across, int64_t stride, int64_t width) {
+    for (int64_t i = 0; i < width; i += 4) {
+        four a = *(const four *)(x + i), b = *(const four *)(x + step + i);
+        four c = *(const four *)(x + 2 * step + i), d = *(const four *)(x + 3 * step + i);
+        four ab = MIX(a, b, 0, 4, 1, 5), cd = MIX(c, d, 0, 4, 1, 5);
+        four ba = MIX(a, b, 2, 6, 3, 7), dc = MIX(c, d, 2, 6, 3, 7);
+        float *out = across + i * stride;
+        *(four *)out = MIX(ab, cd, 0, 1, 4, 5);
+        *(four *)(out + stride) = MIX(ab, cd, 2, 3, 6, 7);
+        *(four *)(out + 2 * stride) = MIX(ba, dc, 0, 1, 4, 5);
+        *(four *)(out + 3 * stride) = MIX(ba, dc, 2, 3, 6, 7);
+    }
+}
+
 /* e^x by Cephes' expf: x = n ln 2 + r, and a polynomial in r. Below -87 as at -87 (1.6e-38);
  * not a number stays that. x must not be above 88. */
 INLINE vec exponential(vec x) {
@@ -88,6 +105,35 @@ INLINE vec sigmoid(vec x) {
     vec less = exponential(pick(x < 0.0f, x, -x));
     vec found = 1.0f / (1.0f + less);
     return pick(x < 0.0f, less * found, found);
+}
+
+/* normed = x r, and r = 1 / sqrt(mean x^2 + eps). */
+INLINE float normalise(const float *x, int64_t width, float eps, float *normed) {
+    vec squares = {0};
+    for (int64_t at = 0; at < width; at += LANES) squares += load(x + at) * load(x + at);
+    float r = 1 / sqrtf(sum(squares) / width + eps);
+    for (int64_t at = 0; at < width; at += LANES) store(normed + at, load(x + at) * r);
+    return r;
+}
+
+/* out = r (g - normed mean(g normed)) + plus, if any. */
+INLINE void normalise_backward(const float *g, int64_t width, const float *normed, float r,
+                               const float *plus, float *out) {
+    vec along = {0};
+    for (int64_t at = 0; at < width; at += LANES) along += load(g + at) * load(normed + at);
+    float mean = sum(along) / width;
+    for (int64_t at = 0; at < width; at += LANES) {
+        vec found = (load(g + at) - load(normed + at) * mean) * r;
+        if (plus) found += load(plus + at);
+        store(out + at, found);
+    }
+}
+
+/* Gradients of silu(y) up, of which g is. */
+INLINE void gate_backward(vec g, vec y, vec up, float *to_gate, float *to_up) {
+    vec s = sigmoid(y);
+    store(to_gate, g * up * (s * (1.0f + y * (1.0f - s))));
+    store(to_up, g * y * s);
 }
 
 /* The first of the next tasks, of which so many are taken together. */
