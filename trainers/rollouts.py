@@ -9,8 +9,10 @@ right-padded, with a boolean ``mask`` of the real tokens, the end token included
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from accelerate import Accelerator
@@ -153,21 +155,23 @@ def pack(
     prompts: Sequence[Tokens], replies: Sequence[Tokens], pad: int, device: torch.device
 ) -> Packed:
     """Join each prompt with its reply, pad on the right, index the reply tokens."""
-    longest = max(len(p) + len(r) for p, r in zip(prompts, replies, strict=True))
-    ids: list[list[int]] = []
-    rows: list[int] = []
-    columns: list[int] = []
-    slots: list[int] = []
-    targets: list[int] = []
-    for i, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
-        ids.append([*prompt, *reply, *[pad] * (longest - len(prompt) - len(reply))])
-        rows += [i] * len(reply)
-        columns += range(len(prompt) - 1, len(prompt) + len(reply) - 1)
-        slots += range(len(reply))
-        targets += reply
-    index = torch.tensor([rows, columns, slots, targets]).to(device)
-    first = min(len(prompt) for prompt in prompts) - 1
-    return Packed(torch.tensor(ids).to(device), first, index[0], index[1], index[2], index[3])
+    joined = [len(p) + len(r) for p, r in zip(prompts, replies, strict=True)]
+    asked = torch.tensor([len(prompt) for prompt in prompts])
+    answered = torch.tensor([len(reply) for reply in replies])
+    # A list of lists would be read number by number, ten times as slowly.
+    tokens = array(
+        "q", chain.from_iterable(chain.from_iterable(zip(prompts, replies, strict=True)))
+    )
+    input_ids = torch.full((len(prompts), max(joined)), pad)
+    real = torch.arange(max(joined)) < (asked + answered)[:, None]
+    input_ids[real] = torch.frombuffer(tokens, dtype=torch.int64)
+    rows = torch.arange(len(prompts)).repeat_interleave(answered)
+    slots = torch.arange(len(rows)) - (answered.cumsum(0) - answered)[rows]
+    columns = asked[rows] + slots
+    targets = input_ids[rows, columns]
+    index = torch.stack([rows, columns - 1, slots, targets]).to(device)
+    first = int(asked.min()) - 1
+    return Packed(input_ids.to(device), first, index[0], index[1], index[2], index[3])
 
 
 def policy_log_probs(

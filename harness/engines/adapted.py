@@ -122,12 +122,13 @@ class _Layers:
         adapters, columns, ranked = zip(*known, strict=True)
         up = torch.cat([a.up.detach().flatten() * a.scale for a in adapters])
         down = self._down.T.contiguous()
-        packed = PackedAdapters(down, up, torch.tensor(columns), torch.tensor(ranked), self._gain)
+        packed = PackedAdapters(down, up, columns, ranked, self._gain)
         return packed if packed.suit else None
 
     def _merged(self) -> Tensor:
         """W + s·B·A of all layers, one below the other."""
-        return torch.cat([_known(effective_weight(layer)) for layer in self._layers])
+        weights = [_known(effective_weight(layer)) for layer in self._layers]
+        return weights[0] if len(weights) == 1 else torch.cat(weights)
 
     def _thin_backward(self, g: Tensor) -> Tensor:
         """Bᵀ·g of every adapter, without its scale, side by side: (n, ranks)."""

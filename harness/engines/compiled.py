@@ -49,19 +49,19 @@ class PackedAdapters:
 
     ``down``: (inputs, ranks), every s·A transposed, side by side, the input's ``gain`` (inputs,)
     included. ``up``: every s·B (outputs, rank), one behind the other. ``columns`` and ``ranked``:
-    (adapters, 2) int64, the first of an adapter's outputs and of its ranks, and how many.
+    of each adapter the first of its outputs and of its ranks, and how many.
     """
 
     down: Tensor
     up: Tensor
-    columns: Tensor
-    ranked: Tensor
+    columns: tuple[tuple[int, int], ...]
+    ranked: tuple[tuple[int, int], ...]
     gain: Tensor | None = None
 
     @property
     def suit(self) -> bool:
         ranks = self.down.shape[1]
-        sizes = [len(self.down), *self.columns.flatten().tolist(), *self.ranked.flatten().tolist()]
+        sizes = [len(self.down), *(n for pair in (*self.columns, *self.ranked) for n in pair)]
         return ranks <= _WIDEST and all(map(in_vectors, sizes))
 
 
@@ -141,6 +141,7 @@ class Compiled:
 
     def __init__(self, library: ctypes.CDLL, openmp: ctypes.CDLL) -> None:
         self.library = library
+        self._addresses: dict[str, ctypes.c_void_p] = {}  # of functions
         for room in ("attention_room", "decoding_room", "adapters_room"):
             getattr(self.library, room).restype = ctypes.c_int64
         self._parallel = openmp.GOMP_parallel
@@ -224,12 +225,14 @@ class Compiled:
             ctypes.c_int64(inputs), ctypes.c_int64(ranks), ctypes.c_int64(ups)
         )
         tensors = {"g": g, "x": x, "down": packed.down, "up": packed.up}
-        tensors |= {"columns": packed.columns, "ranked": packed.ranked}
         tensors["parts"] = x.new_empty(room)
         to_down = tensors["to_down"] = x.new_empty(ranks, inputs)
         to_up = tensors["to_up"] = x.new_empty(ups)
         if packed.gain is not None:
             tensors["gain"] = packed.gain
+        pairs = ctypes.c_int64 * (2 * len(packed.columns))
+        columns = pairs(*(number for pair in packed.columns for number in pair))
+        ranked = pairs(*(number for pair in packed.ranked for number in pair))
         job = _Adapters(
             tokens=len(x),
             inputs=inputs,
@@ -237,14 +240,17 @@ class Compiled:
             ranks=ranks,
             adapters=len(packed.columns),
             ups=ups,
+            columns=ctypes.addressof(columns),
+            ranked=ctypes.addressof(ranked),
             **addresses(tensors),
         )
         self.run(self.library.adapters_sums, job, work=x.numel() * ranks)
         job.next = 0
         self.run(self.library.adapters_total, job, work=room)
-        numbers = packed.ranked[:, 1].tolist()
-        widths = packed.columns[:, 1].tolist()
-        parts = to_up.split([rank * width for rank, width in zip(numbers, widths, strict=True)])
+        numbers = [rank for _, rank in packed.ranked]
+        parts = to_up.split(
+            [rank * width for rank, (_, width) in zip(numbers, packed.columns, strict=True)]
+        )
         to_ups = [part.view(-1, rank) for part, rank in zip(parts, numbers, strict=True)]
         return list(to_down.split(numbers)), to_ups
 
@@ -344,7 +350,10 @@ class Compiled:
         if threads == 1:
             function(ctypes.byref(job))
             return
-        self._parallel(ctypes.cast(function, ctypes.c_void_p), ctypes.byref(job), threads, 0)
+        if (address := self._addresses.get(function.__name__)) is None:
+            address = ctypes.cast(function, ctypes.c_void_p)
+            self._addresses[function.__name__] = address
+        self._parallel(address, ctypes.byref(job), threads, 0)
 
 
 def in_vectors(width: int) -> bool:

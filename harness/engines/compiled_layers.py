@@ -20,7 +20,7 @@ from torch import Tensor
 from harness.engines.compiled import Compiled, addresses, compiled, in_vectors
 
 # Of a layer's matrices in float32.
-FITS = 2 * 2**20
+FITS = 4 * 2**20
 _SIDE = 6  # tokens that are multiplied side by side
 _TASK = 72  # that go through a half together, at most
 _MULTIPLIED = 16  # products summed in the time of one number read

@@ -3,12 +3,13 @@
 In a step of a small model the arithmetic is not the whole cost: there is a call for each of seven
 matrices a layer, and the norms' and the rotation's many small operations. Here query, key and value
 are one product; weights are laid out once, and what follows a product is done in the same pass
-(``products.py``); the norms' weights and the query's scale are folded into the matrices; the
-rotation is one complex product; a token's attention is one compiled function, where there is a
-compiler (``compiled.py``); and of the last layer only the last position is computed, since only its
-logits are wanted. The adapter is folded in as in ``folding.py``, with the same exactness:
-float32 additions in another order, so that replies differ only where tokens are tied to that
-precision. Measured on the pocket base (``benchmarks/eval_throughput.py``).
+(``products.py``), or a half of a layer is one function (``compiled_layers.py``); the norms' weights
+and the query's scale are folded into the matrices; the rotation is one complex product; a token's
+attention is one compiled function, where there is a compiler (``compiled.py``); and of the last
+layer only the last position is computed, since only its logits are wanted. The adapter is folded in
+as in ``folding.py``, with the same exactness: float32 additions in another order, so that replies
+differ only where tokens are tied to that precision. Measured on the pocket base
+(``benchmarks/eval_throughput.py``).
 
 For float32 ``LlamaForCausalLM`` on the CPU, up to the size that ``folding.py`` folds. Nothing here
 has gradients. What it keeps in a cache is for itself: its keys' widths are in another order.
@@ -16,8 +17,9 @@ has gradients. What it keeps in a cache is for itself: its keys' widths are in a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ from torch.nn import functional
 from transformers import DynamicCache, LlamaForCausalLM
 
 from harness.engines.compiled import Compiled, Heads, compiled
+from harness.engines.compiled_layers import Layers, Panels, layers_for
 from harness.engines.folding import MAX_BYTES, effective_weight
 from harness.engines.operators import rms_norm
 from harness.engines.products import Product
@@ -36,19 +39,60 @@ _SHORT = 64
 _STATIC_ROPE = ("default", "linear", "llama3")
 
 
+class _Layer(Protocol):
+    """A layer's matrices; of (n, hidden) all."""
+
+    def qkv(self, x: Tensor) -> Tensor:
+        """Queries, keys and values side by side, (n, (heads + 2 · key-value heads) · width)."""
+        ...
+
+    def rest(self, read: Tensor, x: Tensor) -> Tensor:
+        """The layer's output from what its heads read, (n, heads · width), and its input."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
-class _Layer:
-    qkv: Product  # (heads + 2 · key-value heads) · width, hidden
-    out: Product
-    gate: Product
-    up: Product
-    down: Product
+class _Plain:
+    eps: float
+    _qkv: Product
+    _out: Product
+    _gate: Product
+    _up: Product
+    _down: Product
+
+    def qkv(self, x: Tensor) -> Tensor:
+        return self._qkv(rms_norm(x, self.eps)[0])
+
+    def rest(self, read: Tensor, x: Tensor) -> Tensor:
+        x = self._out.plus(read, x)
+        normed = rms_norm(x, self.eps)[0]
+        return self._down.plus(self._up.times(normed, self._gate.silu(normed)), x)
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    layers: Layers
+    eps: float
+    _qkv: Panels
+    _out: Panels
+    _gate_up: Panels
+    _down: Panels
+
+    def qkv(self, x: Tensor) -> Tensor:
+        return self.layers.first_half(x, self._qkv, self.eps)[0]
+
+    def rest(self, read: Tensor, x: Tensor) -> Tensor:
+        weights = (self._out, self._gate_up, self._down)
+        return self.layers.second_half(read, x, *weights, self.eps)[0]
 
 
 class FusedLlama:
     """The model's weights with the adapter active at construction, and its forward."""
 
-    def __init__(self, model: LlamaForCausalLM, layers: list[_Layer], head: Product) -> None:
+    def __init__(
+        self, model: LlamaForCausalLM, layers: list[_Layer], head: Callable[[Tensor], Tensor]
+    ) -> None:
+        """``head``: logits (n, words) of (n, hidden)."""
         config: Any = model.config
         self._layers = layers
         self._head = head
@@ -58,7 +102,6 @@ class FusedLlama:
         self._kv_heads = int(config.num_key_value_heads)
         self._shape = Heads(self._heads, self._kv_heads, self._width, 1.0)
         self._compiled = compiled() if self._shape.suit else None
-        self._eps = float(config.rms_norm_eps)
         rope: Any = model.model.rotary_emb
         angles = torch.outer(
             torch.arange(int(config.max_position_embeddings), dtype=torch.float32),
@@ -90,8 +133,9 @@ class FusedLlama:
             if number == len(self._layers) - 1:
                 queries, allowed = queries[:, :, -1:], allowed[:, :, -1:]
                 x = x[:, -1:].contiguous()
-            x = self._mlp(layer.out.plus(self._read(queries, keys, values, allowed), x), layer)
-        return self._head(self._norm(x[:, -1].contiguous()))
+            read = self._read(queries, keys, values, allowed)
+            x = layer.rest(read.flatten(0, 1), x.flatten(0, 1)).view_as(x)
+        return self._head(x[:, -1].contiguous())
 
     def _one_more(
         self,
@@ -105,24 +149,20 @@ class FusedLlama:
         turns = torch.view_as_real(self._rotation).flatten(1)
         penalty, positions = penalty.flatten(1), positions.flatten()
         for layer, room in zip(self._layers, roomy_layers(cache), strict=True):
-            qkv, used = layer.qkv(self._norm(x)), room.next_slot()
+            qkv, used = layer.qkv(x), room.next_slot()
             whole = room.whole[0], room.whole[1]
             read = functions.decode(qkv, turns, positions, penalty, whole, used, self._shape)
-            x = self._mlp(layer.out.plus(read, x), layer)
-        return self._head(self._norm(x))
+            x = layer.rest(read, x)
+        return self._head(x)
 
     def _turned(self, x: Tensor, layer: _Layer, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (rows, heads, new, width), rotated."""
         rows, new, _ = x.shape
         both = self._heads + self._kv_heads
-        states = layer.qkv(self._norm(x)).view(rows, new, -1, self._width).transpose(1, 2)
+        states = layer.qkv(x.flatten(0, 1)).view(rows, new, -1, self._width).transpose(1, 2)
         turned = states[:, :both]
         torch.view_as_complex(turned.unflatten(-1, (-1, 2))).mul_(rotation)
         return turned[:, : self._heads], turned[:, self._heads :], states[:, both:]
-
-    def _mlp(self, x: Tensor, layer: _Layer) -> Tensor:
-        normed = self._norm(x)
-        return layer.down.plus(layer.up.times(normed, layer.gate.silu(normed)), x)
 
     def _read(self, queries: Tensor, keys: Tensor, values: Tensor, allowed: Tensor) -> Tensor:
         """What the heads read: (rows, new, heads · width). ``allowed`` as bool, or as 0 and −∞.
@@ -146,10 +186,6 @@ class FusedLlama:
         weights = scores.view(rows, heads, new, -1).add_(allowed).softmax(dim=-1)
         read = torch.bmm(weights.view(scores.shape), values.flatten(0, 1))
         return read.view(rows, heads, new, width).transpose(1, 2).flatten(-2)
-
-    def _norm(self, x: Tensor) -> Tensor:
-        """x / √(mean x² + ε) over the last dimension."""
-        return rms_norm(x.flatten(0, -2), self._eps)[0].view_as(x)
 
     @staticmethod
     def _penalty(allowed: Tensor, cache: DynamicCache) -> Tensor:
@@ -183,7 +219,8 @@ def fuse(model: nn.Module, *, max_bytes: int = MAX_BYTES) -> FusedLlama | None:
     size = sum(4 * m.in_features * m.out_features for m in _linears(model))
     if size > max_bytes:
         return None
-    layers = []
+    layers: list[_Layer] = []
+    eps = float(model.config.rms_norm_eps)
     for block in model.model.layers:
         found = [effective_weight(module) for module in linears(block)]
         if any(weight is None for weight in found):
@@ -194,12 +231,28 @@ def fuse(model: nn.Module, *, max_bytes: int = MAX_BYTES) -> FusedLlama | None:
         before = block.input_layernorm.weight.detach()
         after = block.post_attention_layernorm.weight.detach()
         qkv = torch.cat([_paired(query, order) * scale, _paired(key, order), value]) * before
-        matrices = (qkv, out, gate * after, up * after, down)
-        layers.append(_Layer(*(Product(matrix) for matrix in matrices)))
+        known = layers_for(list(linears(block)))
+        if known is None:
+            matrices = (qkv, out, gate * after, up * after, down)
+            layers.append(_Plain(eps, *(Product(matrix) for matrix in matrices)))
+        else:
+            gates = known.pack(torch.cat([gate, up]), after, gated=True)
+            panels = (known.pack(qkv), known.pack(out), gates, known.pack(down))
+            layers.append(_Compiled(known, eps, *panels))
     head = effective_weight(model.lm_head)
     if head is None:
         return None
-    return FusedLlama(model, layers, Product(head * model.model.norm.weight.detach()))
+    return FusedLlama(model, layers, _head(model, head, eps))
+
+
+def _head(model: LlamaForCausalLM, weight: Tensor, eps: float) -> Callable[[Tensor], Tensor]:
+    gain = model.model.norm.weight.detach()
+    functions = layers_for([model.lm_head])
+    if functions is None:
+        product = Product(weight * gain)
+        return lambda x: product(rms_norm(x, eps)[0])
+    panels = functions.pack(weight, gain)
+    return lambda x: functions.first_half(x, panels, eps)[0]
 
 
 def suits(model: LlamaForCausalLM) -> bool:

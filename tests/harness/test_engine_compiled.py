@@ -171,8 +171,8 @@ def test_adapters_gradients(
     packed = PackedAdapters(
         torch.cat(downs).T.contiguous(),
         torch.cat([up.flatten() for up in ups]),
-        torch.tensor(list(zip(firsts, widths, strict=True))),
-        torch.tensor([(sum(ranks[:i]), r) for i, r in enumerate(ranks)]),
+        tuple(zip(firsts, widths, strict=True)),
+        tuple((sum(ranks[:i]), r) for i, r in enumerate(ranks)),
         gain,
     )
     assert packed.suit
@@ -235,8 +235,7 @@ def test_threads_do_not_change_a_bit(functions: Compiled) -> None:
     padding = Padding(torch.arange(9).repeat_interleave(40), torch.arange(40).repeat(9), 9)
     turns = angles(40, 32).cos(), angles(40, 32).sin()
     qkv, g = normal(360, 8 * 32), normal(360, 4 * 32, seed=1)
-    columns, ranked = torch.tensor([[0, 128]]), torch.tensor([[0, 16]])
-    packed = PackedAdapters(normal(256, 16), normal(128 * 16), columns, ranked)
+    packed = PackedAdapters(normal(256, 16), normal(128 * 16), ((0, 128),), ((0, 16),))
     results = []
     try:
         for threads in (1, 2, 5):
