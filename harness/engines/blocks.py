@@ -71,7 +71,7 @@ class Settings:
 
 
 def block_of(layer: Any, settings: Settings) -> Block:
-    layers = layers_for(list(linears(layer))) if settings.merged else None
+    layers = layers_for(linears(layer)) if settings.merged else None
     return Plain(layer, settings) if layers is None else Compiled(layers, layer, settings)
 
 

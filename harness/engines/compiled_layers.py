@@ -10,6 +10,7 @@ float32 on the CPU; widths are multiples of 16.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -274,15 +275,14 @@ class Layers:
         self._functions.run(function, job, work=tokens * products // _MULTIPLIED)
 
 
-@cache
-def compiled_layers() -> Layers | None:
-    """The functions, or None where they cannot be had."""
-    functions = compiled()
-    return None if functions is None else Layers(functions)
-
-
-def layers_for(layers: list[Any]) -> Layers | None:
-    """The functions, where they suit one of a model's layers: its linear modules."""
+def layers_for(layers: Sequence[Any]) -> Layers | None:
+    """The functions, where they can be had and suit these of a model's linear modules."""
     size = sum(4 * one.in_features * one.out_features for one in layers)
     widths = [width for one in layers for width in (one.in_features, one.out_features)]
-    return compiled_layers() if size <= FITS and all(map(in_vectors, widths)) else None
+    functions = compiled()
+    if functions is None or size > FITS or not all(map(in_vectors, widths)):
+        return None
+    return _layers(functions)
+
+
+_layers = cache(Layers)

@@ -231,7 +231,7 @@ def fuse(model: nn.Module, *, max_bytes: int = MAX_BYTES) -> FusedLlama | None:
         before = block.input_layernorm.weight.detach()
         after = block.post_attention_layernorm.weight.detach()
         qkv = torch.cat([_paired(query, order) * scale, _paired(key, order), value]) * before
-        known = layers_for(list(linears(block)))
+        known = layers_for(linears(block))
         if known is None:
             matrices = (qkv, out, gate * after, up * after, down)
             layers.append(_Plain(eps, *(Product(matrix) for matrix in matrices)))

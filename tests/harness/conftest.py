@@ -9,17 +9,20 @@ from typing import Any
 
 import pytest
 
-from harness.engines import adapted, attention, llama, operators
+from harness.engines import adapted, attention, compiled_layers, llama, operators
 from harness.engines.compiled import compiled
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 
-@pytest.fixture(params=["compiled", "torch"])
+@pytest.fixture(params=["layers", "steps", "torch"])
 def either_way(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the compiled functions, where there is a compiler, and by torch's operators."""
+    """By compiled layers and by compiled steps, where there is a compiler, and by torch's
+    operators."""
     if request.param == "torch":
-        for module in (adapted, attention, llama, operators):
+        for module in (adapted, attention, compiled_layers, llama, operators):
             monkeypatch.setattr(module, "compiled", lambda: None)
     elif compiled() is None:
         pytest.skip("no C compiler here")
+    elif request.param == "steps":
+        monkeypatch.setattr(compiled_layers, "FITS", 0)
