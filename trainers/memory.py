@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from math import ceil
 
 from trainers.devices import Device
@@ -230,22 +231,36 @@ def _ppo(make: PhaseMaker, stage: PpoStage, starts: bool, members: int) -> Itera
     own, updated = 1 + starts + stage.value_adapter, 1 + stage.value_adapter
     held, rows = own + members, replies_at_once(stage)
     distinct = min(stage.batch // stage.samples, ceil(rows / stage.samples) + 1)
+    reference = make.laid_out(others=1)
+    kept = reference + make.laid_out(members=members)
     yield make.generation(
-        "rollout", rows, length, adapters=held, updated=updated, distinct=distinct
+        "rollout",
+        rows,
+        length,
+        adapters=held,
+        updated=updated,
+        distinct=distinct,
+        beside=kept,
     )
     yield make.scoring(
-        "scoring", stage.batch, length, adapters=own, members=members, updated=updated
+        "scoring",
+        stage.batch,
+        length,
+        adapters=own,
+        members=members,
+        updated=updated,
+        beside=reference,
     )
     words, heads = make.shape.vocabulary, members + 1
     reply = min(stage.max_new_tokens, length)
     run = make.read(length, min(stage.batch, max(1, LOGITS_AT_ONCE // (words * reply))))
     logits = read_logits_bytes(words, run.rows * reply)
-    yield make.phase(
-        "measuring", adapters=held, updated=updated, heads=heads, run=run, logits=logits
-    )
+    measuring = partial(make.phase, adapters=held, updated=updated, heads=heads)
+    yield measuring("measuring", run=run, logits=logits, beside=kept)
     run = make.read(length, stage.batch)
-    yield make.phase("measuring values", adapters=held, updated=updated, heads=heads, run=run)
+    yield measuring("measuring values", run=run, beside=kept + make.laid_out(others=1))
     run = make.forward(rows_a_forward(stage, length), length)
+    learning = kept + make.laid_out(others=2)  # for the forward and the backward
     yield make.phase(
         "update",
         adapters=held,
@@ -254,14 +269,22 @@ def _ppo(make: PhaseMaker, stage: PpoStage, starts: bool, members: int) -> Itera
         run=run,
         backward=True,
         checkpointing=stage.gradient_checkpointing,
+        beside=learning,
         logits=logits_bytes(words, run.rows * reply, make.width),
     )
     if stage.sft_data is not None:
-        yield _demonstrations(make, stage, held, updated, heads, run.rows)
+        yield _demonstrations(make, stage, held, updated, heads, run.rows, beside=learning)
 
 
 def _demonstrations(
-    make: PhaseMaker, stage: PpoStage | RlooStage, held: int, updated: int, heads: int, rows: int
+    make: PhaseMaker,
+    stage: PpoStage | RlooStage,
+    held: int,
+    updated: int,
+    heads: int,
+    rows: int,
+    *,
+    beside: int = 0,
 ) -> Phase:
     """The SFT term beside the objective, ``rows`` demonstrations a forward."""
     run = make.forward(rows, stage.sft_max_length)
@@ -274,6 +297,7 @@ def _demonstrations(
         backward=True,
         checkpointing=stage.gradient_checkpointing,
         logits=cross_entropy_bytes(make.shape.vocabulary, run.tokens),
+        beside=beside,
     )
 
 

@@ -38,6 +38,7 @@ PARTS = (
 # As in the engine: weights up to which a CPU folds adapters in; tokens, and prompts, of one forward
 # without gradients; slots of a cache's room, at least so many and this share of those in use.
 FOLDED_BYTES = 128 * 2**20
+MEMBERS_BYTES = 128 * 2**20  # of reward members' such weights, which are kept
 TOKENS_AT_ONCE = 4096
 PROMPTS_AT_ONCE = 64
 LEAST_ROOM, ROOM_SHARE = 16, 1 / 8
@@ -129,10 +130,11 @@ class PhaseMaker:
         distinct: int,
         dialogues: int = 0,
         read: int | None = None,
+        beside: int = 0,
     ) -> Phase:
-        """``rows`` replies side by side. Prompts (of ``read`` tokens, or as assumed) are read in
-        parts, equal ones once (``distinct``); those of ``dialogues``, whose caches of earlier turns
-        take so many bytes, all at once."""
+        """``rows`` replies side by side, ``beside`` so many bytes. Prompts (of ``read`` tokens, or
+        as assumed) are read in parts, equal ones once (``distinct``); those of ``dialogues``, whose
+        caches of earlier turns take so many bytes, all at once."""
         prompt = min(self.prompt if read is None else read, length)
         if dialogues:
             reading = self.forward(min(distinct, rows), prompt, mask="packed")
@@ -145,7 +147,7 @@ class PhaseMaker:
             length=length,
             adapters=adapters,
             updated=updated,
-            beside=self._folded(),
+            beside=self._folded() + beside,
             dialogues=dialogues,
         )
 
@@ -192,17 +194,32 @@ class PhaseMaker:
         return max(phases, key=lambda phase: phase.bytes)
 
     def scoring(
-        self, name: str, rows: int, length: int, *, adapters: int, members: int, updated: int = 0
+        self,
+        name: str,
+        rows: int,
+        length: int,
+        *,
+        adapters: int,
+        members: int,
+        updated: int = 0,
+        beside: int = 0,
     ) -> Phase:
-        """``rows`` whole conversations read in parts, by a member after the other."""
+        """``rows`` whole conversations read in parts, by a member after the other; ``beside`` so
+        many bytes."""
         return self.phase(
             name,
             adapters=adapters + members,
             updated=updated,
             heads=members + bool(updated),
             run=self.read(length, rows),
-            beside=self._folded(),
+            beside=max(self._folded(), self.laid_out(members=members)) + beside,
         )
+
+    def laid_out(self, *, members: int = 0, others: int = 0) -> int:
+        """Weights of a small model on a CPU with adapters added, as its products want them: of
+        reward members, of which so many are kept as ``MEMBERS_BYTES`` allow, and of others."""
+        each = 0 if self.schedule.quantization == "int8" else self._folded()
+        return each * (min(members, MEMBERS_BYTES // max(1, each)) + others)
 
     def judging(self, name: str, length: int, *, adapters: int, updated: int = 0) -> Phase:
         """A local judge reads conversations of ``length`` tokens and answers."""

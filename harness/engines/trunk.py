@@ -3,12 +3,13 @@
 In training a small model on a CPU, autograd's bookkeeping and the library's many small operations
 (norms and rotations of five operators each, seven products a layer each with two thin ones beside,
 copies for masks and heads) take as long as the arithmetic. Here a layer is one block with a known
-derivative:
+derivative (``blocks.py``):
 
 - only what is asked for is computed: of each row the tokens up to the last place that is read,
   without padding, and of the last layer those places alone;
 - query, key and value are one product, and so are gate and up, adapters included (``adapted.py``);
-- attention, norms and gates are one pass over memory each, where there is a C compiler
+- where there is a C compiler, a small layer's matrices, norms and gates are two functions
+  (``compiled_layers.py``), and a larger one's norms, gates and attention one pass over memory each
   (``compiled.py``);
 - the backward writes where autograd would allocate, and stops at the first layer's adapters, for
   embeddings are not trained.

@@ -241,10 +241,13 @@ def test_bad_requests_do_not_open_the_breaker() -> None:
 
 def test_requests_per_minute_space_the_requests() -> None:
     with chat_server(lambda body: says("x")) as server:
+        started = time.monotonic()
         replies(engine(server.url, requests_per_minute=600), 4)
-        gaps = [b - a for a, b in zip(server.times, server.times[1:], strict=False)]
-    assert min(gaps) > 0.05
-    assert server.times[-1] - server.times[0] > 0.25
+        after = [at - started for at in server.times]
+    assert len(after) == 4
+    # A busy machine may delay a request, but none comes before its turn.
+    for number, seconds in enumerate(sorted(after)):
+        assert seconds >= 0.1 * number - 0.01
 
 
 def test_an_interrupt_ends_at_once_with_requests_in_flight() -> None:

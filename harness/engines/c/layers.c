@@ -27,11 +27,13 @@ typedef struct {
     float *packed;
 } packing;
 
-INLINE int64_t panels(int64_t outputs) { return (outputs + PANEL - 1) / PANEL; }
+INLINE int64_t panels(int64_t outputs, int64_t gated) {
+    int64_t width = gated ? PANEL / 2 : PANEL;
+    return ((gated ? outputs / 2 : outputs) + width - 1) / width;
+}
 
 int64_t packed_room(int64_t inputs, int64_t outputs, int64_t gated) {
-    int64_t found = gated ? 2 * ((outputs / 2 + PANEL / 2 - 1) / (PANEL / 2)) : 2 * panels(outputs);
-    return found * inputs * PANEL / 2;
+    return panels(outputs, gated) * inputs * PANEL;
 }
 
 /* The transpose of so many rows of the weight, a multiple of 4, into columns of a panel. */
@@ -41,12 +43,10 @@ INLINE void stand(const packing *a, int64_t row, int64_t rows, float *panel) {
 }
 
 void pack(packing *a) {
-    int64_t task, half = a->outputs / 2, count = packed_room(a->inputs, a->outputs, a->gated);
-    int64_t tasks = count / (a->inputs * PANEL);
-    while ((task = taken(&a->next, 1)) < tasks) {
+    int64_t task, half = a->outputs / 2, wide = a->gated ? PANEL / 2 : PANEL;
+    while ((task = taken(&a->next, 1)) < panels(a->outputs, a->gated)) {
         float *panel = a->packed + task * a->inputs * PANEL;
-        int64_t first = task * (a->gated ? PANEL / 2 : PANEL);
-        int64_t width = a->gated ? MIN(PANEL / 2, half - first) : MIN(PANEL, a->outputs - first);
+        int64_t first = task * wide, width = MIN(wide, (a->gated ? half : a->outputs) - first);
         memset(panel, 0, sizeof(float) * a->inputs * PANEL);
         if (a->across) {
             for (int64_t k = 0; k < a->inputs; k++)
@@ -144,8 +144,9 @@ typedef struct {
     int64_t heads, hidden, inner; /* widths: of what the heads read, of the states, of the gates */
     const float *read, *x;        /* (tokens, heads), (tokens, hidden) */
     const float *out, *gate_up, *down;
-    float *normed, *scale, *gates, *products; /* if wanted: (tokens, hidden), (tokens), */
-    float *y;                                 /* (tokens, 2 inner), (tokens, inner) */
+    float *normed, *scale;   /* (tokens, hidden), (tokens), if wanted */
+    float *gates, *products; /* (tokens, 2 inner), (tokens, inner), if wanted */
+    float *y;                /* (tokens, hidden) */
     float *scratch;
     int64_t room;
     int (*thread)(void);
@@ -156,7 +157,7 @@ int64_t second_half_forward_room(int64_t task, int64_t hidden, int64_t inner) {
     return task * (hidden + 1 + inner);
 }
 
-/* products (count, inner) = silu(gate) up, and both (count, 2 inner), if wanted. */
+/* products (count, inner) = silu(gate) up, and gates (count, 2 inner), if wanted: both. */
 INLINE void gated_product(const float *x, int64_t count, int64_t hidden, const float *packed,
                           int64_t inner, float *gates, float *products) {
     for (int64_t first = 0; first < inner; first += PANEL / 2, packed += hidden * PANEL)
