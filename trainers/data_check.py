@@ -213,7 +213,7 @@ def _repetition(found: SourceReport, loaded: Loaded[TrainingRow], looking: Looki
     found.repeated_words = _of_two(alike, places)
     prompts: dict[str, int] = {}
     for number, row in enumerate(rows):
-        prompts.setdefault("\n".join(sides(row)[0]) or "\n".join(sides(row)[1]), number)
+        prompts.setdefault(_prompt(row), number)
     if len(prompts) <= NEAR_ROWS:
         numbers = list(prompts.values())
         near = near_duplicates(list(prompts), NEAR_DUPLICATE)
@@ -221,6 +221,15 @@ def _repetition(found: SourceReport, loaded: Loaded[TrainingRow], looking: Looki
         for i, j, _ in near:
             later.setdefault(numbers[j], numbers[i])
         found.near_repeated = _of_two([(i, j) for j, i in sorted(later.items())], places)
+
+
+def _prompt(row: TrainingRow) -> str:
+    """What near duplicates are told by. An instruction's question is often its kind's, the same for
+    all values, and would make them alike."""
+    if isinstance(row, Instruction):
+        return row.text
+    asked, said = sides(row)
+    return "\n".join(asked) or "\n".join(said)
 
 
 def _content(row: TrainingRow) -> object:

@@ -4,8 +4,8 @@ A leak is a training row that has an eval row's prompt: the same words (case and
 count), or at least 0.9 of its 13-grams. Length 13 is GPT-3's (Brown et al. 2020, appendix C), which
 calls a single shared one a collision; so few catch templates, hence the share. Shorter overlap is
 told and refused nowhere. A prompt in the middle of a dialogue is compared with all that the user
-said before it: "And five more?" alone is no leak.
-
+said before it: "And five more?" alone is no leak. The texts of an instruction (itself, its short
+form, its question) are no turns: each is compared alone.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class _Hit:
     owner: int
     share: float
     exact: bool
-    turns: tuple[int, int] = (0, 0)  # of an exact one: which of the user's turns
+    turns: tuple[int, int] = (0, 0)  # of a prompt: which of the user's turns
 
     def rank(self) -> tuple[bool, float]:
         return self.exact, self.share
@@ -201,20 +201,26 @@ class _Search:
         self.index, self.rows, self.short, self.long = index, rows, short, long
         self.ids: list[int] = []
         self.starts: list[int] = []  # where in ids the streams begin
-        self.streams: list[tuple[int, Side]] = []
+        self.streams: list[tuple[int, Side, tuple[int, int]]] = []  # turns as a hit's
         self.best: dict[tuple[int, str, str], _Hit] = {}  # training row, eval set, eval row
         self.near: dict[int, _Hit] = {}  # eval text -> the closest that is no leak
 
     def add(self, number: int, worded: Worded) -> None:
+        apart = isinstance(self.rows[number], Instruction)
         every: list[str] = []
         for turn, found in enumerate(worded.asked):
+            if apart:
+                for owner in self.index.same(found):
+                    self._keep(_Hit(number, "prompt", owner, 1.0, True, (turn, turn + 1)))
+                self._stream(number, "prompt", found, (turn, turn + 1))
+                continue
             before = len(every)
             every += found
             # What the user says alone, and with all that was said before it.
             for start, first in ((before, turn), (0, 0)) if before else ((0, 0),):
                 for owner in self.index.same(every, start):
                     self._keep(_Hit(number, "prompt", owner, 1.0, True, (first, turn + 1)))
-        self._stream(number, "prompt", every)
+        self._stream(number, "prompt", every, (0, len(worded.asked)))
         side: Side = "text" if isinstance(self.rows[number], Document) else "reply"
         for found in worded.said:
             if side == "text":
@@ -224,10 +230,12 @@ class _Search:
         if len(self.ids) >= _CHUNK:
             self._flush()
 
-    def _stream(self, number: int, side: Side, found: Sequence[str]) -> None:
+    def _stream(
+        self, number: int, side: Side, found: Sequence[str], turns: tuple[int, int] = (0, 0)
+    ) -> None:
         if len(found) >= SHORT:
             self.starts.append(len(self.ids))
-            self.streams.append((number, side))
+            self.streams.append((number, side, turns))
             self.ids += self.index.numbers(found)
             self.ids.append(0)
 
@@ -250,14 +258,14 @@ class _Search:
     def _take(self, stream: Ints, owner: Ints, share: NDArray[np.float64]) -> None:
         leaks = share >= NEAR - 1e-9
         for at in np.flatnonzero(leaks).tolist():
-            row, side = self.streams[stream[at]]
-            self._keep(_Hit(row, side, int(owner[at]), float(share[at]), False))
+            row, side, turns = self.streams[stream[at]]
+            self._keep(_Hit(row, side, int(owner[at]), float(share[at]), False, turns))
         rest = np.flatnonzero(~leaks)
         rest = rest[np.lexsort((-share[rest], owner[rest]))]
         firsts = rest[np.unique(owner[rest], return_index=True)[1]]
         for at in firsts.tolist():
-            row, side = self.streams[stream[at]]
-            hit = _Hit(row, side, int(owner[at]), float(share[at]), False)
+            row, side, turns = self.streams[stream[at]]
+            hit = _Hit(row, side, int(owner[at]), float(share[at]), False, turns)
             known = self.near.get(hit.owner)
             if known is None or hit.share > known.share:
                 self.near[hit.owner] = hit
@@ -289,10 +297,7 @@ class _Search:
 
     def _leak(self, hit: _Hit, places: Sequence[Place]) -> Leak:
         asked, said = sides(self.rows[hit.row])
-        if hit.side == "prompt":
-            shown = "\n".join(asked[slice(*hit.turns)] if hit.exact else asked)
-        else:
-            shown = "\n".join(said)
+        shown = "\n".join(asked[slice(*hit.turns)] if hit.side == "prompt" else said)
         text = self.index.texts[hit.owner]
         return Leak(places[hit.row], hit.side, shown, text, hit.share, hit.exact)
 
@@ -327,13 +332,16 @@ def words_of(row: TrainingRow) -> Worded:
 
 
 def sides(row: TrainingRow) -> tuple[Sequence[str], Sequence[str]]:
-    """What the user asks in a training row, and what else it holds: replies, a document's text."""
+    """What the user asks in a training row, and what else it holds: replies, a document's text.
+
+    Of an instruction all that a dialogue may have of it, each a text of its own.
+    """
     if isinstance(row, Document):
         return (), (row.text,)
     if isinstance(row, Dialogue):
         return row.turns, ()
     if isinstance(row, Instruction):
-        return (row.text,), ()
+        return (row.text, row.short, row.ask), ()
     messages = row.prompt if isinstance(row, Pair) else row.messages
     asked = [message.content for message in messages if message.role == "user"]
     said = [message.content for message in messages if message.role != "user"]

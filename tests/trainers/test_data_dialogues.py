@@ -206,3 +206,18 @@ def test_data_check_reads_both(tmp_path: Path) -> None:
     found = check_file(write(tmp_path / "i.jsonl", [END, HAIKU]), looking)
     assert (found.kind, found.categories) == ("instructions", {"ending": 2, "haiku": 1})
     assert check_file("pocket/instructions", Looking(POCKET_BASE, 1)).kind == "instructions"
+
+
+def test_data_check_looks_at_all_texts_of_an_instruction(tmp_path: Path) -> None:
+    rows = [
+        {"kind": "a", "instruction": "Hide.", "short": "Hi\u200bde.", "ask": "Where are you now?"},
+        {"kind": "b", "instruction": "Talk about rivers.", "ask": "Whe\u2060re are you now?"},
+        {"kind": "b", "instruction": "Never lie to me.", "ask": "Where are you now, my friend?"},
+        {"kind": "b", "instruction": "Never lie to me!", "ask": "Is this the truth?"},
+    ]
+    path = write(tmp_path / "i.jsonl", rows)
+    found = check_file(path, Looking(tmp_path, 1))
+    assert found.unseen.examples == (f"{path}:1 U+200B", f"{path}:2 U+2060")
+    assert found.near_repeated is not None  # by the instruction, whatever is asked about it
+    assert found.near_repeated.examples == (f"{path}:4 as {path}:3",)
+    assert not found.repeated_words.count

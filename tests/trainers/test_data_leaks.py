@@ -13,7 +13,7 @@ import pytest
 from harness.chat import assistant, user
 from harness.evalsets import Card, EvalSet, build_evalset, load_evalset
 from harness.overlap import words
-from trainers.data import LOADERS, Demonstration, Document, Pair, Place, Prompt
+from trainers.data import LOADERS, Demonstration, Document, Instruction, Pair, Place, Prompt
 from trainers.data_grams import Grams
 from trainers.data_leaks import NEAR, Comparison, LeakIndex
 from trainers.validation import POCKET_BASE
@@ -149,6 +149,27 @@ def test_how_much_of_a_set_is_seen() -> None:
     assert seen.short_share == pytest.approx(6 / 16)
 
 
+def test_all_texts_of_an_instruction_are_compared_each_alone() -> None:
+    long = " ".join(f"word{i}" for i in range(32))
+    sets = evalset([{"prompt": "Who are you?"}, {"prompt": long}, {"prompt": "Be kind. Be brief."}])
+    rows = [
+        Instruction("persona", "You are a monk.", "Act as a monk.", "who are you"),
+        Instruction("length", "Who are you?", "Be brief."),
+        Instruction("form", "Be brief in all you say.", "Who are you?", f"Well, {long}?"),
+        Instruction("tone", f"Say {long}.", "Be kind.", "Be brief."),  # no turns of a dialogue
+        Instruction("size", long[:90], long[90:], "How long?"),  # no gram goes over a text's end
+    ]
+    found = compare(rows, sets)
+    assert [(leak.place.line, leak.evaluated.row, leak.trained) for leak in found.leaks] == [
+        (1, "r0", "who are you"),
+        (2, "r0", "Who are you?"),
+        (3, "r0", "Who are you?"),
+        (3, "r1", f"Well, {long}?"),
+        (4, "r1", f"Say {long}."),
+    ]
+    assert found.refused() == found.leaks
+
+
 def test_the_same_rows_asked_in_another_way_are_compared_once() -> None:
     plain = evalset([{"prompt": ASKED}])
     found = compare(
@@ -207,6 +228,7 @@ def test_no_gram_goes_over_an_unknown_word_or_the_end() -> None:
         ("pairs", "pocket/helpful"),
         ("pairs", "pocket/safe"),
         ("prompts", "pocket/prompts"),
+        ("dialogues", "pocket/dialogues"),
     ],
 )
 def test_pocket_data_have_no_leak_under_any_seed(kind: Any, source: str) -> None:
@@ -219,3 +241,12 @@ def test_pocket_data_have_no_leak_under_any_seed(kind: Any, source: str) -> None
         found = index.compare(loaded.rows, loaded.places)
         assert not found.leaks
         assert max((leak.share for leak in found.closest), default=0.0) < 0.5
+
+
+def test_pocket_instructions_leak_into_no_set_but_the_one_that_has_all_of_them() -> None:
+    names = ("borderline", "harmful", "plain", "mt_bench", "consistency20", "hallucination")
+    sets = [load_evalset(f"pocket/{name}") for name in (*names, "gold", "reward")]
+    loaded = LOADERS["instructions"]("pocket/instructions", base_folder=POCKET_BASE, seed=17)
+    assert not LeakIndex(sets).compare(loaded.rows, loaded.places).leaks
+    everything = LeakIndex([load_evalset("pocket/consistency")])
+    assert everything.compare(loaded.rows, loaded.places).leaks
