@@ -15,6 +15,7 @@ from harness.errors import InputError
 from harness.models import causal_model
 from trainers.data_rows import Pair
 from trainers.pair_mix import Measured, mix, read
+from trainers.schedule_stages import HELD_OUT
 from trainers.sft_rows import encode
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from trainers.stage import StageContext
 
 Size = Literal["none", "small", "large"]
-HELD_OUT = "held_out"  # the share of `data`, among the sets that a member is measured on
 UNKNOWN = -1  # a reply of which nobody said whether it is safe
 
 # Llama 2, Table 27. A pair without a rating has no margin.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from harness.errors import nearest
 from trainers.schedule import Schedule
 from trainers.schedule_stages import (
+    HELD_OUT,
     POLICY_KINDS,
     RL_KINDS,
     ContextDistillationStage,
@@ -56,6 +57,12 @@ def broken_rules(schedule: Schedule) -> Iterator[Problem]:
             policy = stage
         if isinstance(stage, RewardStage):
             rewards.add(stage.name)
+            if HELD_OUT in stage.eval_data:
+                yield Problem(
+                    ("stages", at, "reward", "eval_data", HELD_OUT),
+                    "is what the held-out share of the stage's own data is called",
+                    "another name",
+                )
             if policy is not None and stage.lora is not None and stage.lora != policy.lora:
                 message = f"differs from {policy.name}'s, from whose adapter the members start"
                 yield Problem(("stages", at, "reward", "lora"), message, "no lora of its own")

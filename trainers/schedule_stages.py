@@ -90,6 +90,9 @@ class SftStage(Stage):
 
 
 class EvalPairs(Strict):
+HELD_OUT = "held_out"  # the share of a reward stage's `data`, among the sets it is measured on
+
+
     """Preference pairs that a reward model is measured on and never trained on."""
 
     data: str = Field(description="A pocket/ or hub: name, a file, a folder.")
@@ -110,8 +113,8 @@ class RewardStage(Stage):
     held_out: Share = Field(0.1, description="Share of `data` kept for measuring accuracy.")
     eval_data: dict[Name, Annotated[EvalPairs, BeforeValidator(_as_data)]] = Field(
         {},
-        description="More pairs to measure accuracy on: name -> source, or its `data` and more. "
-        "Pairs with a prompt that is trained on are left out and counted.",
+        description="More pairs to measure accuracy on: name (not `held_out`) -> source, or its "
+        "`data` and more. Pairs with a prompt that is trained on are left out and counted.",
     )
     members: Count = Field(3, description="Members, differing in seed (and data if `bootstrap`).")
     bootstrap: bool = Field(False, description="Each member resamples the pairs with replacement.")

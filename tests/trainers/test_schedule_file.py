@@ -140,6 +140,12 @@ def test_yaml_1_2_numbers_and_words() -> None:
             "start; expected no lora of its own",
         ),
         (
+            "mix: {pocket/helpful: 0.1}",
+            "eval_data: {held_out: pocket/helpful}",
+            "s.yaml:9: stages.safety.eval_data.held_out: is what the held-out share of the stage's "
+            "own data is called; expected another name",
+        ),
+        (
             "name: safety",
             "name: saftey",
             "s.yaml:10: stages.ppo.reward.safety: no reward stage called 'safety' before this one; "
