@@ -15,6 +15,8 @@ GIB = 2**30
 # (0.5 GiB in the reports of out-of-memory errors, rounded up); on a CPU Python and its libraries.
 _CONTEXT = round(0.6 * GIB)
 _PROCESS = round(0.7 * GIB)
+_SHOWN = 20  # characters of a name in a message
+_LEAST, _MOST = 0.1, 10_000.0  # GiB that a card may be said to have: a slip of the pen is outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +56,29 @@ def this_machine() -> Device:
 def devices(names: Sequence[str] = ()) -> tuple[Device, ...]:
     """The devices of these names; without names all cards and this machine.
 
-    A name may leave out what makes no difference (``a100-80``, ``T4``, ``cpu``); ``48GB`` is any
-    modern card of so many GiB. Raises ``InputError`` for a name that is none, or several.
+    A name may leave out what makes no difference (``a100-80``, ``4090``, ``cpu``); ``48GB`` is any
+    modern card of so many GiB. Raises ``InputError`` for a name that is none, or several, for a
+    number that is neither a card's nor has a unit, and for a size that no card has.
     """
     every = (*CARDS, this_machine())
     return tuple(_named(name, every) for name in names) if names else every
 
 
 def _named(name: str, every: Sequence[Device]) -> Device:
-    size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:gb|gib)?", name.strip().lower())
+    size = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(gb|gib)?", name.strip().lower())
+    if size is not None and size[2]:
+        return _of_size(name, size[1])
     if size is not None:
-        return Device(f"{size[1]} GB card", round(float(size[1]) * GIB))
-    wanted = _letters(name)
-    found = [device for device in every if wanted and wanted in _letters(device.name)]
+        found = [device for device in every if _number(device) == size[1]]
+        if not found:
+            raise InputError(
+                f"{_short(name)!r} is no card in the table, and a size needs a unit",
+                field="--device",
+                expected=f"a size such as 48GB, or one of {', '.join(d.name for d in every)}",
+            )
+    else:
+        wanted = _letters(name)
+        found = [device for device in every if wanted and wanted in _letters(device.name)]
     if len(found) == 1:
         return found[0]
     names = [device.name for device in found or every]
@@ -76,6 +88,27 @@ def _named(name: str, every: Sequence[Device]) -> Device:
         expected=f"one of {', '.join(names)}" + ("" if found else "; or a size such as 48GB"),
         nearest=None if found else nearest(name, names),
     )
+
+
+def _of_size(name: str, number: str) -> Device:
+    gigabytes = float(number)  # inf for hundreds of digits
+    if not _LEAST <= gigabytes <= _MOST:
+        raise InputError(
+            f"{_short(name)!r} is the memory of no card",
+            field="--device",
+            expected=f"a size from {_LEAST:g}GB to {_MOST:g}GB",
+        )
+    return Device(f"{number} GB card", round(gigabytes * GIB))
+
+
+def _number(device: Device) -> str:
+    """What a card's name ends in before its size: 4090 of ``RTX 4090 24 GB``."""
+    found = re.search(r"([0-9]+) [0-9]+ GB$", device.name)
+    return found[1] if found else ""
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _SHOWN else name[:_SHOWN] + "…"
 
 
 def _letters(name: str) -> str:
