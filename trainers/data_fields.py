@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections import Counter
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, cast, get_args
 
 from harness.chat import Conversation, Message, Role, user
@@ -71,12 +73,18 @@ def optional_flag(row: Row, field: str) -> bool | None:
 
 
 def number(row: Row, field: str) -> float:
-    """A finite number; ``true`` is none."""
+    """A finite number, a table's decimals too; ``true`` is none, and no integer beyond floats."""
     value = row.get(field)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        what = f"is {value!r}" if field in row else "missing"
+    found = math.nan
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        try:
+            found = float(value)
+        except (OverflowError, ValueError):  # too large an integer; a decimal's signalling NaN
+            found = math.nan
+    if not math.isfinite(found):
+        what = f"is {reprlib.repr(value)}" if field in row else "missing"
         raise RowError(field, what, "a finite number")
-    return float(value)
+    return found
 
 
 def parts(row: Row, field: str, shape: str) -> list[tuple[str, Row]]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from harness.chat import assistant, system, user
@@ -21,6 +24,7 @@ from trainers.data import (
     load_pairs,
     load_prompts,
 )
+from trainers.data_fields import RowError, number
 from trainers.data_votes import score_of
 
 HERE: dict[str, Any] = {"base_folder": Path("."), "seed": 1}
@@ -278,12 +282,38 @@ def test_pairs_from_ratings(tmp_path: Path) -> None:
             r"answers\[0\].accepted: is 'maybe'; expected true or false",
         ),
         ({"prompt": "q", "responses": [{"text": "a", "rating": "5"}]}, "rating: is '5'"),
+        (question([("a", 10**400)]), r"answers\[0\].votes: is 10+\.\.\.0+; expected a finite"),
+        (
+            {"question": "q", "answers": [{"text": "a", "pm_score": -(10**400)}]},
+            r"answers\[0\].pm_score: is -10+\.\.\.0+; expected a finite number",
+        ),
+        (
+            {"prompt": "q", "responses": [{"text": "a", "rating": 10**400}]},
+            r"responses\[0\].rating: is 10+\.\.\.0+; expected a finite number",
+        ),
         ({"prompt": "q", "responses": [{"text": "a", "rating": float("nan")}]}, "rating: is nan"),
     ],
 )
 def test_bad_votes_and_ratings(tmp_path: Path, row: Any, message: str) -> None:
     with pytest.raises(InputError, match=r"p\.jsonl:1: .*" + message):
         load_pairs(write(tmp_path / "p.jsonl", [row]), **HERE)
+
+
+def test_a_tables_decimals_are_numbers(tmp_path: Path) -> None:
+    ratings = [("a", Decimal("3.50")), ("b", Decimal("4.25")), ("c", Decimal("3.50"))]
+    row = {"prompt": "hi", "responses": [{"text": t, "rating": r} for t, r in ratings]}
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.Table.from_pylist([row]), path)
+    loaded = load_pairs(str(path), **HERE)
+    assert [(pair.chosen, pair.rejected) for pair in loaded.rows] == [("b", "a"), ("b", "c")]
+
+
+@pytest.mark.parametrize("value", ["NaN", "sNaN", "Infinity", "1E+400"])
+def test_only_finite_decimals_are_numbers(value: str) -> None:
+    assert number({"rating": Decimal("-0.5")}, "rating") == -0.5
+    with pytest.raises(RowError, match="is Decimal") as raised:
+        number({"rating": Decimal(value)}, "rating")
+    assert (raised.value.field, raised.value.expected) == ("rating", "a finite number")
 
 
 # --------------------------------------------------------------------------- which format
