@@ -20,6 +20,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from harness.errors import InputError, IntegrityError
+from harness.errors import InputError, IntegrityError, nearest
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
@@ -60,9 +61,37 @@ def add_adapter(
     Weights are float32, whatever the base is: in bfloat16 most entries do not move at the learning
     rates of RLHF. What is active stays active (the base alone, after the first): call ``activate``.
     The caller's random state is neither read nor changed.
+
+    Raises ``InputError`` where a module that is named does not exist, or takes no adapter.
     """
+    missing = _missing_targets(model, lora)
+    if missing:
+        names = _linear_names(model)
+        raise InputError(
+            f"the base has no module {missing[0]!r}",
+            field="lora.targets",
+            expected=f"all-linear, or some of {', '.join(names)}",
+            nearest=nearest(missing[0], names),
+        )
+    try:
+        return _added(model, name, lora, seed=seed)
+    except ValueError as error:
+        found = re.match(r"Target module (\w+)", str(error))
+        if found is None:
+            raise
+        raise InputError(
+            f"names a {found[1]}, which takes no adapter",
+            field="lora.targets",
+            expected=f"all-linear, or some of {', '.join(_linear_names(model))}",
+        ) from error
+
+
+def _added(
+    model: PreTrainedModel | PeftModel, name: str, lora: LoraConfig, *, seed: int
+) -> PeftModel:
     _check_name(model, name)
     before = active(model) if isinstance(model, PeftModel) else Activation(None)
+    training = model.training
     lora = copy.deepcopy(lora)  # peft writes resolved names into the one it is given
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
@@ -77,6 +106,7 @@ def add_adapter(
     for weight in adapter_weights(model, name).values():
         weight.data = weight.data.float()
     activate(model, before.name, train=before.train)
+    model.train(training)  # new modules would drop out while the model around them does not
     return model
 
 
@@ -85,7 +115,8 @@ def load_adapter(
 ) -> PeftModel:
     """Add the adapter stored in ``folder``, and activate it for training if ``trainable``.
 
-    Raises ``InputError`` for a folder that holds no adapter, ``IntegrityError`` where its tensors
+    Raises ``InputError`` for a folder that holds no adapter or one of other modules than the base
+    has, ``IntegrityError`` where its tensors
     are not exactly those that its configuration calls for (a reward adapter with its head on a
     causal model, a truncated file, another base's shapes).
     """
@@ -93,7 +124,15 @@ def load_adapter(
     config.modules_to_save = None  # whole modules (a head) would be tensors that we refuse below
     config.task_type = "CAUSAL_LM"
     stored = read_weights(folder)
-    model = add_adapter(model, name, config, seed=0)
+    # Public adapters may name modules of several families: one that is there is enough.
+    missing = _missing_targets(model, config)
+    if missing and len(missing) == len(config.target_modules or ()):
+        raise InputError(
+            f"is for another base: this one has no module {missing[0]!r}",
+            path=folder / CONFIG_FILE,
+            field="target_modules",
+        )
+    model = _added(model, name, config, seed=0)
     try:
         _fill(model, name, stored, origin=str(folder / WEIGHTS_FILE))
     except IntegrityError:
@@ -109,7 +148,7 @@ def copy_adapter(
 ) -> PeftModel:
     """Add ``target`` with the weights of ``source``, and activate it if ``trainable``."""
     weights = {key: tensor.detach().clone() for key, tensor in _known(model, source).items()}
-    model = add_adapter(model, target, _config(model, source), seed=0)
+    model = _added(model, target, _config(model, source), seed=0)
     _fill(model, target, weights, origin=source)
     if trainable:
         activate(model, target, train=True)
@@ -289,6 +328,26 @@ def _layers(model: nn.Module, path: str = "") -> Iterator[tuple[str, LoraLayer]]
         return
     for name, child in model.named_children():
         yield from _layers(child, f"{path}.{name}" if path else name)
+
+
+def _missing_targets(model: nn.Module, lora: LoraConfig) -> list[str]:
+    """The modules that the configuration lists and the model has not; a pattern lists none."""
+    targets = lora.target_modules
+    if targets is None or isinstance(targets, str):
+        return []
+    paths = [f".{path}" for path, _ in model.named_modules()]
+    return sorted(t for t in targets if not any(path.endswith(f".{t}") for path in paths))
+
+
+def _linear_names(model: nn.Module) -> list[str]:
+    """The last names of the model's linear layers, adapted or not, in its order."""
+    found: dict[str, None] = {}
+    for name, child in model.named_children():
+        if isinstance(child, nn.Linear | LoraLayer):
+            found[name] = None
+        else:
+            found.update(dict.fromkeys(_linear_names(child)))
+    return list(found)
 
 
 def _fill(model: PeftModel, name: str, stored: Mapping[str, Tensor], *, origin: str) -> None:

@@ -193,6 +193,7 @@ def _train_epoch(
 ) -> dict[str, float]:
     """One epoch on the policy, in place; its scalars."""
     activate(model, POLICY)
+    model.eval()  # DPO drops nothing out, so that its layers can be merged
     with (
         borrowed(model, gradient_checkpointing=stage.gradient_checkpointing),
         merged_linears(model),  # of the policy: nothing else is asked meanwhile

@@ -47,7 +47,7 @@ from trainers.schedule_stages import (
     RewardRule,
     RlooStage,
 )
-from trainers.stage import Checkpoint, StageContext, Trainer
+from trainers.stage import Checkpoint, StageContext, Trainer, intact
 from trainers.team import ALONE, Team
 
 if TYPE_CHECKING:
@@ -98,6 +98,7 @@ class LiveBase:
         self._schedule = resolved.schedule
         self._loaded: LoadedModel | None = None
         self._judge: Judge | None = None
+        self._intact: set[Path] = set()  # checkpoints that were looked through
         self._rewards: dict[tuple[tuple[RewardModel, ...], str], dict[str, Any]] = {}
 
     def train(
@@ -137,13 +138,17 @@ class LiveBase:
         start: Path | None,
         log: Callable[[dict[str, Any]], None] = _silent,
     ) -> StageContext:
+        reward_models = self._reward_models(stage)
+        for folder in (start, *self._reward_folders(stage).values()):
+            if folder is not None:
+                self._check(folder)
         return StageContext(
             run=self._run,
             schedule=self._schedule,
             stage=stage,
             start=start,
             base_folder=self._resolved.base,
-            reward_models=self._reward_models(stage),
+            reward_models=reward_models,
             log=log,
             loaded=self.base(),
             team=self._team,
@@ -215,15 +220,24 @@ class LiveBase:
 
     def _reward_models(self, stage: AnyStage) -> tuple[RewardModel, ...]:
         """The reward models of the stages before ``stage``, as their last epoch left them."""
+        return tuple(
+            RewardModel(name, reward.member_folders(folder))
+            for name, folder in self._reward_folders(stage).items()
+        )
+
+    def _reward_folders(self, stage: AnyStage) -> dict[str, Path]:
+        """Their checkpoints, by stage."""
         before = [s.name for s in self._schedule.stages[: self._place(stage.name)]]
-        latest = {
+        return {
             info.stage: info.folder
             for info in self._run.checkpoints()
             if info.kind == "reward" and info.stage in before
         }
-        return tuple(
-            RewardModel(name, reward.member_folders(folder)) for name, folder in latest.items()
-        )
+
+    def _check(self, folder: Path) -> None:
+        """``IntegrityError`` unless a checkpoint is as it was committed; looked at once."""
+        if folder not in self._intact:
+            self._intact.add(intact(folder))
 
     def _place(self, stage: str) -> int:
         return [s.name for s in self._schedule.stages].index(stage)

@@ -57,10 +57,10 @@ from trainers.ppo_losses import (
     whiten,
     whiten_rewards,
 )
-from trainers.rollouts import Question, Replies, Rollout, Tokens, roll_out
+from trainers.rollouts import Question, Replies, Rollout, Tokens, roll_out, with_room
 from trainers.schedule_stages import PpoStage
 from trainers.sft_term import SftTerm, sft_term
-from trainers.stage import POLICY, Checkpoint, StageContext
+from trainers.stage import POLICY, Checkpoint, StageContext, intact
 from trainers.telemetry import signs
 
 _CONTROLLER = "trainer/controller.json"
@@ -115,7 +115,8 @@ def update(
         for mini in order.split(stage.mini_batch):
             tokens = float(batch.mask[mini].sum().clamp(min=1))
             mine = mini[accelerator.process_index :: accelerator.num_processes]
-            micros = mine.split(stage.micro_batch or stage.mini_batch)
+            # Where a mini-batch has fewer rows than there are processes, some have none.
+            micros = mine.split(stage.micro_batch or stage.mini_batch) if len(mine) else ()
             if train_policy:
                 beside = (
                     None
@@ -127,7 +128,8 @@ def update(
                 step = _policy_step(actor, batch, stage, micros, tokens, accelerator, beside)
                 number += 1
                 if step["stopped_early"]:
-                    return _means([*seen, step])
+                    # Of the update, not of its steps.
+                    return {**_means([*seen, step]), "stopped_early": 1.0}
                 seen.append(step)
             seen.append(_value_step(actor, batch, stage, micros, tokens, accelerator))
     return _means(seen)
@@ -308,7 +310,8 @@ def iterate(
 
     kls = (kl_k1(old, reference) * mask).sum(1)
     kl, beta = float(kls.mean()), controller.beta
-    controller.update(kl, len(sampled))
+    if iteration >= stage.value_warmup:  # before, the policy is its start: there is no KL to steer
+        controller.update(kl, len(sampled))
     texts = engine.tokenizer.batch_decode(
         [list(reply) for reply in sampled.replies], skip_special_tokens=True
     )
@@ -333,15 +336,19 @@ def iterate(
         "kl_token_k3": float(masked_mean(kl_k3(old, reference), mask)),
         "beta": beta,
         **signs(sampled.replies, texts, sampled.ended),
-        "value_explained": _explained(values, returns, mask),
+        **_explained(values, returns, mask),
         **losses,
     }, rollouts
 
 
-def _explained(values: Tensor, returns: Tensor, mask: Tensor) -> float:
-    """1 − Var(return − V)/Var(return) over valid tokens: 0 is no better than a constant."""
+def _explained(values: Tensor, returns: Tensor, mask: Tensor) -> dict[str, float]:
+    """1 − Var(return − V)/Var(return) over valid tokens: 0 is no better than a constant. Of fewer
+    than two tokens there is none."""
+    if int(mask.sum()) < 2:
+        return {}
     error = returns[mask] - values[mask]
-    return float(1 - error.var() / returns[mask].var().clamp(min=1e-12))
+    share = 1 - error.var() / returns[mask].var().clamp(min=1e-12)
+    return {"value_explained": float(share)}
 
 
 # --------------------------------------------------------------------------- the stage
@@ -360,7 +367,7 @@ def checkpoints(ctx: StageContext) -> Iterator[Checkpoint]:
         return
 
     accelerator = Accelerator(cpu=ctx.base().model.device.type == "cpu")
-    actor = build(ctx, stage, done[-1].folder if done else None)
+    actor = build(ctx, stage, intact(done[-1].folder) if done else None)
     controller = KlController(stage.kl, stage.kl_target, stage.kl_horizon)
     if done:
         state = json.loads((done[-1].folder / _CONTROLLER).read_text(encoding="utf-8"))
@@ -378,7 +385,8 @@ def checkpoints(ctx: StageContext) -> Iterator[Checkpoint]:
     prompts = load_prompts(
         stage.prompts, base_folder=Path(ctx.base_folder), seed=ctx.seed("prompts")
     )
-    questions = [Question(p.id, engine.tokenize(p.messages), p.safety) for p in prompts.rows]
+    asked = [Question(p.id, engine.tokenize(p.messages), p.safety) for p in prompts.rows]
+    questions = with_room(asked, engine.context, stage.prompts)
     demonstrations = sft_term(ctx, stage)
     seed = ctx.seed("ppo")
     for epoch in range(done[-1].epoch + 1 if done else 1, stage.epochs + 1):
@@ -407,6 +415,8 @@ def checkpoints(ctx: StageContext) -> Iterator[Checkpoint]:
                 )
                 logs.append(scalars)
                 ctx.log({"epoch": epoch, "iteration": iteration, **scalars})
+        if skipped := len(asked) - len(questions):
+            logs = [{**scalars, "skipped_prompts": skipped} for scalars in logs]
         yield ctx.commit(epoch, partial(_write, ctx, actor, controller, logs, rollouts))
 
 

@@ -36,7 +36,7 @@ from trainers.policy_epochs import Epoch, Train, policy_epochs
 from trainers.policy_net import PolicyNet, ReferenceNet, reference_adapter
 from trainers.ppo_losses import KlController
 from trainers.rloo_trainer import LeaveOneOutTrainer, Rollouts
-from trainers.rollouts import Question
+from trainers.rollouts import Question, with_room
 from trainers.schedule_stages import RlooStage
 from trainers.sft_rows import encode
 from trainers.sft_term import SftTerm, sft_term
@@ -76,10 +76,16 @@ def checkpoints(ctx: StageContext) -> Iterator[Checkpoint]:
             Question(prompt.id, tuple(ids), prompt.safety)
             for prompt, ids in zip(prompts.rows, asked, strict=True)
         ]
+        config = ctx.base().model.config.get_text_config()
+        fit = with_room(questions, int(config.max_position_embeddings), stage.prompts)
+        skipped = len(questions) - len(fit)
         demonstrations = _demonstrations(ctx, stage)
-        return lambda model, epoch: _train_epoch(
-            ctx, stage, model, questions, epoch, demonstrations
-        )
+
+        def train(model: PeftModel, epoch: Epoch) -> dict[str, float]:
+            scalars = _train_epoch(ctx, stage, model, fit, epoch, demonstrations)
+            return {**scalars, "skipped_prompts": skipped} if skipped else scalars
+
+        return train
 
     return policy_epochs(ctx, stage, prepare)
 

@@ -69,6 +69,17 @@ class Question:
     safety: bool
 
 
+def with_room(questions: Sequence[Question], context: int, source: str) -> list[Question]:
+    """Those whose prompts leave room for a reply in ``context`` tokens; ``InputError`` where none
+    of the ``source``'s does."""
+    found = [question for question in questions if len(question.tokens) < context]
+    if not found:
+        raise InputError(
+            f"no prompt leaves room for a reply: the model reads {context} tokens", path=source
+        )
+    return found
+
+
 @dataclass(frozen=True)
 class Rollout:
     """A reply as it was rewarded, for people to read."""

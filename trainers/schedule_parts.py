@@ -10,6 +10,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class Strict(BaseModel):
@@ -26,7 +27,7 @@ class Lora(Strict):
     dropout: Share = Field(
         0.0, description="Dropout on the adapter's input; off in PPO, RLOO, DPO."
     )
-    targets: Literal["all-linear"] | tuple[str, ...] = Field(
+    targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
         "all-linear", description="Module names, or all linear layers but the output head."
     )
 
@@ -34,7 +35,7 @@ class Lora(Strict):
 class Optimizer(Strict):
     """AdamW; Llama 2's values (arXiv 2307.09288, section 2.2)."""
 
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's β.")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.95), description="AdamW's β; below 1.")
     eps: Positive = Field(1e-5, description="AdamW's ε.")
     weight_decay: float = Field(0.1, ge=0.0, description="Decoupled weight decay.")
     max_grad_norm: Positive = Field(1.0, description="Gradients are clipped to this global norm.")
@@ -80,3 +81,20 @@ class RewardRule(Strict):
         if self.kind == "llama2":
             return {self.helpfulness, self.safety}
         return set(self.weights) if self.kind == "weighted" else set()
+
+
+def check_adaptive(kl: float, target: float | None, horizon: float, batch: int) -> None:
+    """ValueError where an adaptive β could not adapt, or could become negative.
+
+    An update multiplies it by 1 + e·batch/horizon with e between −0.2 and 0.2 (Ziegler et al. 2019,
+    section 2.2).
+    """
+    if target is None:
+        return
+    if kl == 0.0:
+        raise ValueError("kl_target needs kl above 0: adapting multiplies it")
+    if horizon <= 0.2 * batch:
+        raise ValueError(
+            f"kl_horizon {horizon:g} is too short for batch {batch}: one update could make the "
+            f"KL's weight negative; it must be above {0.2 * batch:g}"
+        )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from trainers.schedule_parts import Count, Lora, Positive, RewardRule, Share, Stage
+from trainers.schedule_parts import Count, Lora, Positive, RewardRule, Share, Stage, check_adaptive
 
 
 class RlooStage(Stage):
@@ -80,8 +80,7 @@ class RlooStage(Stage):
             )
         if self.batch % self.samples:
             raise ValueError(f"samples {self.samples} does not divide batch {self.batch}")
-        if self.kl_target is not None and self.kl == 0.0:
-            raise ValueError("kl_target needs kl above 0: adapting multiplies it")
+        check_adaptive(self.kl, self.kl_target, self.kl_horizon, self.batch)
         return self
 
 

@@ -21,6 +21,7 @@ from trainers.schedule_parts import (
     Share,
     Stage,
     Strict,
+    check_adaptive,
 )
 from trainers.schedule_rl import DpoStage, RlooStage
 
@@ -89,10 +90,10 @@ class SftStage(Stage):
     lora: Lora = Field(Lora(), description="The policy adapter; later stages continue it.")
 
 
-class EvalPairs(Strict):
 HELD_OUT = "held_out"  # the share of a reward stage's `data`, among the sets it is measured on
 
 
+class EvalPairs(Strict):
     """Preference pairs that a reward model is measured on and never trained on."""
 
     data: str = Field(description="A pocket/ or hub: name, a file, a folder.")
@@ -373,6 +374,12 @@ class PpoStage(Stage):
             raise ValueError(f"samples {self.samples} does not divide batch {self.batch}")
         if self.whiten == "per_prompt" and self.samples < 2:
             raise ValueError("whiten: per_prompt needs samples of at least 2")
+        check_adaptive(self.kl, self.kl_target, self.kl_horizon, self.batch)
+        if self.value_warmup >= self.epochs * self.iterations:
+            raise ValueError(
+                f"value_warmup {self.value_warmup} leaves the policy none of the "
+                f"{self.epochs * self.iterations} iterations"
+            )
         return self
 
 

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import IntegrityError
+from harness.store.atomic import to_json
 from harness.store.commit import verify
 from trainers.schedule import Schedule
 from trainers.schedule_stages import POLICY_KINDS, AnyStage
@@ -135,7 +136,8 @@ class StageContext:
                 "epoch": epoch,
                 "training": training,
             }
-            text = json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False)
+            plain = json.loads(to_json(content))  # numbers that are none as null
+            text = json.dumps(plain, indent=1, sort_keys=True, ensure_ascii=False)
             (staging / "checkpoint.json").write_text(text + "\n", encoding="utf-8")
         self.team.meet()
         return read_checkpoint(self.run.checkpoint_folder(name))

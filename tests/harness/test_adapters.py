@@ -74,6 +74,20 @@ def test_a_new_adapter_changes_no_logit(tiny_llama: Path) -> None:
     assert torch.equal(logits(model), before)
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_a_new_adapter_drops_out_only_where_the_model_does(
+    tiny_llama: Path, training: bool
+) -> None:
+    """peft makes new dropout in training mode, whatever the model's is."""
+    plain = base(tiny_llama).train(training)
+    model = add_adapter(plain, "policy", lora(lora_dropout=0.5), seed=1)
+    model = add_adapter(model, "other", lora(lora_dropout=0.5), seed=2)
+    randomise(model, "other", 20)
+    activate(model, "other")
+    assert {module.training for module in model.modules()} == {training}
+    assert torch.equal(logits(model), logits(model)) is not training
+
+
 def test_the_start_is_a_function_of_the_seed_alone(tiny_llama: Path) -> None:
     torch.manual_seed(1)
     alone = add_adapter(base(tiny_llama), "policy", lora(), seed=5)
@@ -353,3 +367,42 @@ def test_names_that_peft_would_mistake_are_refused(tiny_llama: Path) -> None:
             add_adapter(model, name, lora(), seed=1)
     with pytest.raises(ValueError, match="already"):
         add_adapter(model, "policy", lora(), seed=1)
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (["nope"], "lora.targets: the base has no module 'nope'; expected all-linear, or some of "),
+        (["q_proj", "v_porj"], "no module 'v_porj'"),
+        (["v_porj"], "did you mean 'v_proj'?"),
+        (["mlp"], "lora.targets: names a LlamaMLP, which takes no adapter; expected all-linear"),
+    ],
+)
+@pytest.mark.parametrize("adapted", [False, True])
+def test_targets_that_the_base_has_not_are_bad_input(
+    tiny_llama: Path, targets: list[str], said: str, adapted: bool
+) -> None:
+    model = base(tiny_llama)
+    if adapted:
+        model = add_adapter(model, "first", lora(), seed=1)
+    with pytest.raises(InputError) as caught:
+        add_adapter(model, "second", lora(target_modules=targets), seed=2)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    if said.endswith("some of "):
+        names = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, lm_head"
+        assert str(caught.value).endswith(said + names)
+
+
+def test_an_adapter_of_another_family_is_bad_input(tiny_llama: Path, tmp_path: Path) -> None:
+    save_adapter(two(tiny_llama), "a", tmp_path)
+    file = tmp_path / CONFIG_FILE
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"target_modules": ["query_key_value"]}))
+    with pytest.raises(InputError, match=r"target_modules: is for another base: this one has no"):
+        load_adapter(base(tiny_llama), "a", tmp_path)
+    # Names of several families, as some publish them, are no reason to refuse it.
+    file.write_text(
+        json.dumps(config | {"target_modules": [*config["target_modules"], "query_key_value"]})
+    )
+    load_adapter(base(tiny_llama), "a", tmp_path)

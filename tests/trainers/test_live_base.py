@@ -284,3 +284,14 @@ def test_a_set_that_asks_for_no_reward_is_not_measured_again(
     other_head(run, resolved)
     monkeypatch.setattr(LiveBase, "base", lambda self: pytest.fail("loaded the base"))
     LiveBase(run, resolved).evaluate(checkpoint, None, nothing)
+
+
+def test_a_stage_does_not_start_from_a_flipped_bit(
+    run: Run, resolved: Resolved, commit: Commit
+) -> None:
+    start = commit("one", 1, 0.2).folder
+    content = bytearray((start / "adapter_model.safetensors").read_bytes())
+    content[-2] ^= 1
+    (start / "adapter_model.safetensors").write_bytes(content)
+    with pytest.raises(IntegrityError, match="adapter_model"):
+        next(LiveBase(run, resolved).train(resolved.schedule.stages[0], start, lambda _: None))

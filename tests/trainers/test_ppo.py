@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from trainers.draws import draw
 from trainers.ppo_losses import (
@@ -20,6 +22,7 @@ from trainers.ppo_losses import (
     whiten,
     whiten_rewards,
 )
+from trainers.schedule_stages import PpoStage
 
 
 def test_masked_mean_ignores_padding() -> None:
@@ -164,3 +167,22 @@ def test_draw_is_a_stream_of_whole_passes() -> None:
     assert seen[:10] != seen[10:]
     assert draw(10, 4, 2, seed=7) == seen[8:12]
     assert draw(10, 4, 2, seed=8) != seen[8:12]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"kl": 0.0, "kl_target": 6.0}, "kl_target needs kl above 0"),
+        ({"kl_target": 6.0, "kl_horizon": 100.0, "batch": 512}, "must be above 102.4"),
+        ({"epochs": 2, "iterations": 3, "value_warmup": 6}, "leaves the policy none of the 6"),
+    ],
+)
+def test_settings_that_would_not_do_what_they_say(settings: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        PpoStage(name="ppo", **settings)
+
+
+def test_the_shortest_horizon_keeps_the_weight_positive() -> None:
+    controller = KlController(0.1, target=6.0, horizon=103.0)
+    controller.update(0.0, 512)
+    assert 0 < controller.beta < 0.1

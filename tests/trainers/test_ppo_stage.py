@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig
 
 from harness.adapters import adapter_weights, add_adapter, hash_file, save_adapter
+from harness.errors import InputError, IntegrityError
 from harness.models import ModelSpec, load
 from harness.reward_models import RewardModel, save_member
 from harness.store.run import Run
@@ -194,3 +195,40 @@ def test_the_reward_rises(parts: dict[str, Any], tmp_path: Path) -> None:
     )
     rewards = [c.training["reward"] for c in checkpoints(context) if c.training]
     assert rewards[0] < rewards[1] < rewards[2]
+
+
+@pytest.mark.parametrize(
+    "file", ["adapter_model.safetensors", "trainer/policy_optimizer.pt", "trainer/controller.json"]
+)
+def test_a_flipped_bit_is_not_gone_on_from(
+    parts: dict[str, Any], tmp_path: Path, file: str
+) -> None:
+    path = tmp_path / "run"
+    iterator = checkpoints(_context(parts, path))
+    last = [next(iterator), next(iterator)][-1]
+    iterator.close()
+    content = bytearray((last.folder / file).read_bytes())
+    content[-2] ^= 1
+    (last.folder / file).write_bytes(content)
+    with pytest.raises(IntegrityError, match=file.rpartition("/")[2]):
+        list(checkpoints(_context(parts, path)))
+
+
+def test_prompts_too_long_for_the_model_are_left_out_and_counted(
+    parts: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = [
+        {"id": name, "prompt": text, "safety": False}
+        for name, text in (("long", "word " * 3000), ("short", "say 1"))
+    ]
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"prompts": str(prompts), "epochs": 1, "iterations": 1}
+    *_, last = checkpoints(_context(parts, tmp_path / "run", **settings))
+    assert last.training["skipped_prompts"] == 1
+    replies = (last.folder / "rollouts.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["prompt"] for line in replies} == {"short"}
+    prompts.write_text(json.dumps(rows[0]) + "\n")
+    with pytest.raises(InputError, match="no prompt leaves room") as caught:
+        list(checkpoints(_context(parts, tmp_path / "other", **settings)))
+    assert str(caught.value.path) == str(prompts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from harness.models import ModelSpec, load
 from trainers import rollouts
 from trainers.actor import Actor
 from trainers.learner import Learner, learner
-from trainers.ppo import Batch, update
+from trainers.ppo import Batch, _explained, update
 from trainers.rollouts import Replies, policy_log_probs, reply_values
 from trainers.schedule_stages import Optimizer, PpoStage
 
@@ -254,3 +255,40 @@ def test_switching_between_forward_and_backward_would_zero_the_gradient(
 
     assert gradient(switch=False) > 0
     assert gradient(switch=True) == 0
+
+
+def test_a_stop_is_of_the_update_not_of_its_steps(actor: Actor, batch: Batch) -> None:
+    stage = STAGE.model_copy(update={"target_kl": 1e-9, "inner_epochs": 4})
+    seen = update(actor, batch, stage, iteration=0, seed=0, accelerator=Accelerator(cpu=True))
+    assert seen["policy_grad_norm"] > 0  # the first step was taken
+    assert seen["stopped_early"] == 1
+
+
+class SecondOfTwo:
+    """The second of two processes, the first of which has nothing to say."""
+
+    process_index, num_processes, device = 1, 2, torch.device("cpu")
+
+    def reduce(self, tensor: Tensor, how: str) -> Tensor:
+        assert how == "sum"
+        return tensor
+
+
+def test_a_process_without_a_row_of_a_mini_batch_takes_the_step_too(
+    actor: Actor, batch: Batch
+) -> None:
+    before = adapter_hash(actor.model, "policy")
+    stage = STAGE.model_copy(update={"mini_batch": 1})
+    accelerator: Any = SecondOfTwo()
+    seen = update(actor, batch, stage, iteration=0, seed=0, accelerator=accelerator)
+    assert seen["policy_grad_norm"] == 0  # all rows are the first process's
+    assert adapter_hash(actor.model, "policy") == before
+
+
+def test_what_the_values_explain_takes_two_tokens() -> None:
+    values, returns = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 2.5]])
+    # errors 0.5 and 1.5, variance 0.5, of returns' 2
+    assert _explained(values, returns, torch.ones(1, 2, dtype=torch.bool)) == {
+        "value_explained": pytest.approx(0.75)
+    }
+    assert _explained(values, returns, torch.tensor([[True, False]])) == {}

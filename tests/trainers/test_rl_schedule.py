@@ -94,6 +94,12 @@ def test_both_resolve_train_and_are_gated(tmp_path: Path) -> None:
         ("samples: 4", "sample: 4", "did you mean 'samples'"),
         ("samples: 4", "kl: 0, kl_target: 6", "kl_target needs kl above 0"),
         ("samples: 4", "kl_target: 0", "stages.rloo.kl_target"),
+        (
+            "samples: 4",
+            "kl_target: 6, kl_horizon: 12",
+            "kl_horizon 12 is too short for batch 64: one update could make the KL's weight "
+            "negative; it must be above 12.8",
+        ),
         ("samples: 4", "sft_data: pocket/demonstration", "pocket/demonstration"),
         ("samples: 4", "sft_weight: 0", "stages.rloo.sft_weight"),
         (

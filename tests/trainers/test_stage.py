@@ -78,3 +78,10 @@ def test_an_error_while_writing_commits_nothing(tmp_path: Path, context: Any) ->
     with pytest.raises(RuntimeError):
         ctx.commit(1, write)
     assert list(ctx.committed()) == []
+
+
+def test_numbers_that_are_none_are_null_in_checkpoint_json(tmp_path: Path, context: Any) -> None:
+    made = context(tmp_path, STAGES, 1).commit(1, lambda _: {"loss": float("nan"), "step": 3.0})
+    text = (made.folder / "checkpoint.json").read_text(encoding="utf-8")
+    assert "NaN" not in text
+    assert made.training == {"loss": None, "step": 3.0}
