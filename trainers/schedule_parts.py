@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -12,11 +12,19 @@ Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
+FULL = 1.0 - 1e-9  # shares that add up to this are all: 0.7 + 0.2 + 0.1 is less than 1
+
 
 class Strict(BaseModel):
     """Unknown keys and wrong types are errors; nothing can be changed afterwards."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _some(targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if not targets:
+        raise ValueError("is empty: name at least one module, or all-linear")
+    return targets
 
 
 class Lora(Strict):
@@ -27,7 +35,7 @@ class Lora(Strict):
     dropout: Share = Field(
         0.0, description="Dropout on the adapter's input; off in PPO, RLOO, DPO."
     )
-    targets: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = Field(
+    targets: Annotated[Literal["all-linear"] | tuple[str, ...], AfterValidator(_some)] = Field(
         "all-linear", description="Module names, or all linear layers but the output head."
     )
 

@@ -395,14 +395,14 @@ def test_targets_that_the_base_has_not_are_bad_input(
 
 
 def test_an_adapter_of_another_family_is_bad_input(tiny_llama: Path, tmp_path: Path) -> None:
-    save_adapter(two(tiny_llama), "a", tmp_path)
+    save_adapter(two(tiny_llama), "policy", tmp_path)
     file = tmp_path / CONFIG_FILE
     config = json.loads(file.read_text())
     file.write_text(json.dumps(config | {"target_modules": ["query_key_value"]}))
     with pytest.raises(InputError, match=r"target_modules: is for another base: this one has no"):
-        load_adapter(base(tiny_llama), "a", tmp_path)
+        load_adapter(base(tiny_llama), "policy", tmp_path)
     # Names of several families, as some publish them, are no reason to refuse it.
     file.write_text(
         json.dumps(config | {"target_modules": [*config["target_modules"], "query_key_value"]})
     )
-    load_adapter(base(tiny_llama), "a", tmp_path)
+    load_adapter(base(tiny_llama), "policy", tmp_path)
