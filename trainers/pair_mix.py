@@ -18,6 +18,7 @@ from harness.chat import Conversation
 from harness.errors import InputError
 from trainers.data import Loaded, load_pairs
 from trainers.data_rows import Pair
+from trainers.schedule_parts import FULL
 
 if TYPE_CHECKING:
     from trainers.schedule_stages import DpoStage, RewardStage
@@ -94,10 +95,13 @@ def mix(
     pairs, held_out = split(own.rows, stage.held_out, seed=ctx.seed("held out"))
     train, dropped = fitting(pairs)
     if not train:
-        raise InputError(
-            f"no pair is left to train on: {dropped} are longer than max_length {stage.max_length}",
-            path=stage.data,
-        )
+        lost = {
+            **{f"were dropped: {reason}": n for reason, n in own.report.dropped.items()},
+            f"are held out (held_out: {stage.held_out:g})": len(held_out),
+            f"are longer than max_length {stage.max_length}": dropped,
+        }
+        told = ", ".join(f"{count} {reason}" for reason, count in lost.items() if count)
+        raise InputError(f"no pair is left to train on: {told}", path=stage.data)
     mixed: dict[str, int] = {}
     missing: dict[str, int] = {}
     for source, wanted in mixed_counts(len(train), stage.mix).items():
@@ -151,7 +155,7 @@ def split(pairs: Sequence[Pair], share: float, *, seed: int) -> tuple[list[Pair]
 def mixed_counts(own: int, shares: dict[str, float]) -> dict[str, int]:
     """How many pairs of each other source make up its share of the *whole* training set."""
     rest = 1.0 - sum(shares.values())
-    if rest <= 0:
+    if sum(shares.values()) >= FULL:
         raise InputError("the shares add up to 1 or more", field="mix", expected="less than 1")
     return {source: round(own / rest * share) for source, share in shares.items()}
 

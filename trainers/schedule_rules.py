@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from harness.errors import nearest
 from trainers.schedule import Schedule
+from trainers.schedule_parts import FULL
 from trainers.schedule_stages import (
     HELD_OUT,
     POLICY_KINDS,
     RL_KINDS,
+    AnyStage,
     ContextDistillationStage,
     DpoStage,
     GhostAttentionStage,
@@ -53,6 +55,7 @@ def broken_rules(schedule: Schedule) -> Iterator[Problem]:
                 "a name of its own for each (`name: …`)",
             )
         names[stage.name] = stage.kind
+        yield from _size_problems(("stages", at, stage.kind), stage)
         if policy is None and isinstance(stage, _Maker):
             policy = stage
         if isinstance(stage, RewardStage):
@@ -88,6 +91,26 @@ def broken_rules(schedule: Schedule) -> Iterator[Problem]:
                 ("gates", at),
                 "watches no stage: gates watch the RL stages, and there is none",
                 "`during: [a stage's name]`",
+            )
+
+
+def _size_problems(loc: tuple[str | int, ...], stage: AnyStage) -> Iterator[Problem]:
+    """Numbers of one stage that leave it nothing to train on, or no equal parts."""
+    # PPO's and RLOO's cut a mini_batch, which their models see to.
+    micro = None if isinstance(stage, PpoStage | RlooStage) else stage.micro_batch
+    if micro is not None and stage.batch % micro:
+        message = f"{micro} does not divide batch {stage.batch}"
+        yield Problem((*loc, "micro_batch"), message, f"a divisor of {stage.batch}")
+    if isinstance(stage, RewardStage | DpoStage):
+        if sum(stage.mix.values()) >= FULL:
+            yield Problem(
+                (*loc, "mix"),
+                "the shares add up to 1 or more, which leaves no room for the stage's own data",
+                "less than 1 in all",
+            )
+        if stage.held_out == 1.0:
+            yield Problem(
+                (*loc, "held_out"), "1 leaves no pair to train on", "a share of less than 1"
             )
 
 

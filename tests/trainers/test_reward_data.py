@@ -191,6 +191,34 @@ def test_too_long_pairs_are_counted_for_every_set(tmp_path: Path, context: Any) 
     assert found.counts["dropped"] == 0  # of `data` and `mix`
 
 
+@pytest.mark.parametrize(
+    ("rows", "settings", "told"),
+    [
+        ({"rejected": "good own"}, {}, "no pair is left to train on: 6 were dropped: identical"),
+        ({}, {"held_out": 1.0}, "no pair is left to train on: 6 are held out (held_out: 1)"),
+        ({}, {"max_length": 3}, "no pair is left to train on: 6 are longer than max_length 3"),
+        (
+            {},
+            {"held_out": 0.5, "max_length": 3},
+            "to train on: 3 are held out (held_out: 0.5), 3 are longer than max_length 3",
+        ),
+    ],
+)
+def test_why_no_pair_is_left(
+    tmp_path: Path, context: Any, rows: Any, settings: Any, told: str
+) -> None:
+    data = write(tmp_path, "own", numbered("own", 6), **rows)
+    with pytest.raises(InputError) as caught:
+        loaded(context, tmp_path, data=data, **settings)
+    assert told in str(caught.value)
+    assert ": 0 " not in str(caught.value)
+
+
+def test_shares_that_add_up_to_one_but_for_rounding_are_refused() -> None:
+    with pytest.raises(InputError, match="add up to 1 or more"):
+        pair_mix.mixed_counts(10, {"a": 0.7, "b": 0.2, "c": 0.1})
+
+
 def test_eval_data_may_have_a_limit_and_a_format(tmp_path: Path, context: Any) -> None:
     own = write(tmp_path, "own", numbered("a", 50))
     given = {"data": write(tmp_path, "few", numbered("b", 20)), "limit": 8}

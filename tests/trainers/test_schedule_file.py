@@ -140,6 +140,62 @@ def test_yaml_1_2_numbers_and_words() -> None:
             "start; expected no lora of its own",
         ),
         (
+            "epochs: 2",
+            "optimizer: {betas: [2, 3]}",
+            "s.yaml:4: stages.sft.optimizer.betas.0: ",
+        ),
+        (
+            "epochs: 2",
+            "optimizer: {betas: [0.9, 1.0]}",
+            "s.yaml:4: stages.sft.optimizer.betas.1: ",
+        ),
+        (
+            "epochs: 2",
+            "lora: {targets: []}",
+            "s.yaml:4: stages.sft.lora.targets: is empty: name at least one module, or all-linear",
+        ),
+        (
+            "epochs: 2",
+            "batch: 64, micro_batch: 10",
+            "s.yaml:4: stages.sft.micro_batch: 10 does not divide batch 64; expected a divisor of "
+            "64",
+        ),
+        (
+            "data: pocket/helpful}",
+            "data: pocket/helpful, micro_batch: 100}",
+            "s.yaml:5: stages.helpfulness.micro_batch: 100 does not divide batch 512",
+        ),
+        (
+            "  - ppo:",
+            "  - dpo: {data: pocket/helpful, micro_batch: 3}\n  - ppo:",
+            "s.yaml:10: stages.dpo.micro_batch: 3 does not divide batch 64",
+        ),
+        (
+            "  - ppo:",
+            "  - ghost_attention: {instructions: pocket/instructions, micro_batch: 3}\n  - ppo:",
+            "s.yaml:10: stages.ghost_attention.micro_batch: 3 does not divide batch 64",
+        ),
+        (
+            "  - ppo:",
+            "  - rejection_sampling: {micro_batch: 3}\n  - ppo:",
+            "s.yaml:10: stages.rejection_sampling.micro_batch: 3 does not divide batch 64",
+        ),
+        (
+            "  - ppo:",
+            "  - context_distillation: {micro_batch: 3}\n  - ppo:",
+            "s.yaml:10: stages.context_distillation.micro_batch: 3 does not divide batch 64",
+        ),
+        (
+            "mix: {pocket/helpful: 0.1}",
+            "mix: {a.jsonl: 0.7, b.jsonl: 0.2, c.jsonl: 0.1}",
+            "s.yaml:9: stages.safety.mix: the shares add up to 1 or more",
+        ),
+        (
+            "mix: {pocket/helpful: 0.1}",
+            "held_out: 1.0",
+            "s.yaml:9: stages.safety.held_out: 1 leaves no pair to train on",
+        ),
+        (
             "mix: {pocket/helpful: 0.1}",
             "eval_data: {held_out: pocket/helpful}",
             "s.yaml:9: stages.safety.eval_data.held_out: is what the held-out share of the stage's "
