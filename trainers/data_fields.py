@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any, cast, get_args
 
 from harness.chat import Conversation, Message, Role, user
+from trainers.data_files import Unreadable
 
 Row = Mapping[str, Any]
 Notes = Counter[str]  # oddities that were read all the same -> how many rows
@@ -27,6 +28,8 @@ class RowError(ValueError):
 
 def kind_of(value: object) -> str:
     """A value's type in an error: ``a list``, ``missing``."""
+    if isinstance(value, Unreadable):
+        return repr(value)
     return "missing" if value is None else f"a {type(value).__name__}"
 
 

@@ -15,15 +15,30 @@ import sys
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from harness.errors import InputError
+
+if TYPE_CHECKING:
+    import pyarrow
 
 Objects = Iterator[tuple[int, dict[str, Any]]]
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".parquet")
 TEXT = ".txt"
 _SPACE = re.compile(r"[ \t\r\n]*")
+
+
+@dataclass(frozen=True, repr=False)
+class Unreadable:
+    """A table's value that Python has none for, such as a date in the year 14000. Most stand in
+    columns that nobody reads; a field that is read refuses it as it does any other type."""
+
+    type: str
+
+    def __repr__(self) -> str:
+        return f"a {self.type} that cannot be read"
 
 
 def files(source: str, *, documents: bool = False) -> list[Path]:
@@ -78,12 +93,38 @@ def _parquet(path: Path) -> Objects:
     try:
         number = 0
         file = parquet.ParquetFile(path, page_checksum_verification=True)
+        names = file.schema_arrow.names
+        repeated = sorted(name for name, count in Counter(names).items() if count > 1)
+        if repeated:
+            raise InputError(f"two columns are called {repeated[0]!r}", path=path)
         for batch in file.iter_batches():
-            for row in batch.to_pylist():
+            columns = [_values(column) for column in batch.columns]
+            for at in range(batch.num_rows):
                 number += 1
+                row = {name: column[at] for name, column in zip(names, columns, strict=True)}
                 yield number, without_nulls(row)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"not a whole Parquet file: {error}", path=path) from error
+
+
+def _values(column: pyarrow.Array) -> list[Any]:
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        raise  # a damaged text, which no file may hold
+    except (ArithmeticError, LookupError, ValueError):
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: pyarrow.Scalar) -> Any:
+    """Dates and durations that are out of Python's range (``OverflowError``), unknown time zones (a
+    ``KeyError``), two fields of one name in a struct (``ValueError``)."""
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        raise
+    except (ArithmeticError, LookupError, ValueError):
+        return Unreadable(str(scalar.type))
 
 
 def _csv(path: Path, problems: list[InputError]) -> Objects:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,46 @@ def test_a_null_column_of_a_table_is_missing(tmp_path: Path) -> None:
     rows = [{**ROWS[0], "category": None}, {"prompt": "a", "completion": None, "category": "x"}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     with pytest.raises(InputError, match=r"a\.parquet:2: completion: missing"):
+        load_demonstrations(str(tmp_path / "a.parquet"), **HERE)
+
+
+FAR = pa.array([1, 380_000_000_000_000, None], pa.int64())  # the second: the year 14011
+BEYOND = {
+    "timestamp": FAR.cast(pa.timestamp("ms")),
+    "date": FAR.cast(pa.timestamp("ms")).cast(pa.date64()),
+    "zone": FAR.cast(pa.timestamp("ms", tz="Mars/Olympus_Mons")),
+    "duration": pa.array([1, 2**62, None], pa.int64()).cast(pa.duration("s")),
+    "list": pa.array(
+        [[{"at": 1}], [{"at": 380_000_000_000_000}], None],
+        pa.list_(pa.struct([("at", pa.timestamp("ms"))])),
+    ),
+    "struct": pa.StructArray.from_arrays([FAR, FAR], ["a", "a"], mask=FAR.is_null()),
+}
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_what_python_has_no_value_for_is_an_error_only_where_it_is_read(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.Table.from_pylist(ROWS)
+    pq.write_table(table.append_column("created", BEYOND[name]), path)
+    assert asked(str(path)) == ["ask 0", "ask 1", "ask 2"]
+    pq.write_table(table.append_column("category", BEYOND[name]), path)
+    with pytest.raises(BadRowsError) as raised:
+        load_demonstrations(str(path), **HERE)
+    told = {problem.line: problem for problem in raised.value.problems}
+    assert sorted(told) == [1, 2]  # the third has none
+    assert told[2].field == "category"
+    kind = name if name != "zone" else "timestamp"
+    assert re.fullmatch(rf"is a {kind}.* that cannot be read", told[2].message)
+
+
+def test_two_columns_of_one_name_in_a_table_are_refused(tmp_path: Path) -> None:
+    columns = [pa.array([text]) for text in ("a", "b", "c")]
+    table = pa.Table.from_arrays(columns, ["prompt", "completion", "prompt"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"a\.parquet: two columns are called 'prompt'"):
         load_demonstrations(str(tmp_path / "a.parquet"), **HERE)
 
 
