@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from collections import Counter
 from typing import cast
 
@@ -113,9 +114,11 @@ def _of_conversations(row: Row, chosen: Conversation, rejected: Conversation) ->
 
 
 def _pair(row: Row, asked: Conversation, chosen: str, rejected: str) -> Pair:
-    rating = row.get("rating") or None
-    if rating is not None and rating not in RATINGS:
-        raise RowError("rating", f"is {rating!r}", " | ".join(RATINGS))
+    rating = row.get("rating")
+    if rating in (None, ""):
+        rating = None
+    elif rating not in RATINGS:
+        raise RowError("rating", f"is {reprlib.repr(rating)}", " | ".join(RATINGS))
     return Pair(
         prompt=asked,
         chosen=chosen,

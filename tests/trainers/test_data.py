@@ -191,6 +191,20 @@ def test_every_bad_row_is_named(tmp_path: Path) -> None:
     assert "(3 bad rows)" in str(raised.value)
 
 
+def test_only_what_is_missing_null_or_empty_is_no_rating(tmp_path: Path) -> None:
+    pair = {"prompt": "hi", "chosen": "a", "rejected": "b"}
+    unrated = [pair, {**pair, "rating": None}, {**pair, "rating": ""}]
+    loaded = load_pairs(write(tmp_path / "a.jsonl", unrated), **HERE)
+    assert [row.rating for row in loaded.rows] == [None] * 3
+    values = [0, False, [], {}, 0.0, True, 10**400]
+    path = write(tmp_path / "b.jsonl", [{**pair, "rating": value} for value in values])
+    with pytest.raises(BadRowsError) as raised:
+        load_pairs(path, **HERE)
+    problems = raised.value.problems
+    assert [(p.line, p.field) for p in problems] == [(n, "rating") for n in range(1, 8)]
+    assert [p.message for p in problems[:4]] == ["is 0", "is False", "is []", "is {}"]
+
+
 @pytest.mark.parametrize(
     ("roles", "message"),
     [
