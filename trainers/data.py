@@ -312,7 +312,14 @@ def _pocket(source: str, base_folder: Path, seed: int) -> Sequence[Any]:
     from trainers.pocket import data as pocket
 
     name, _, query = source.partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+    try:
+        options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+    except ValueError as error:
+        raise InputError(
+            f"cannot read the options {query!r}",
+            path=source,
+            expected="name=value, with & between them",
+        ) from error
     return pocket.rows(name, options, base_folder=base_folder, seed=seed)
 
 

@@ -269,6 +269,16 @@ def test_unknown_pocket_data(tmp_path: Path) -> None:
         load_pairs("pocket/helpfull", base_folder=tmp_path, seed=1)
 
 
+@pytest.mark.parametrize("query", ["misread", "n=3&misread", "n=3&&", "&"])
+def test_an_option_of_pocket_data_without_a_value(tmp_path: Path, query: str) -> None:
+    with pytest.raises(InputError) as raised:
+        load_pairs(f"pocket/safe?{query}", base_folder=tmp_path, seed=1)
+    assert str(raised.value) == (
+        f"pocket/safe?{query}: cannot read the options {query!r}; "
+        "expected name=value, with & between them"
+    )
+
+
 # --------------------------------------------------------------------------- public files
 
 
