@@ -198,9 +198,12 @@ def _data(ctx: StageContext, stage: SftStage) -> tuple[Dataset, dict[str, Any]]:
     )
     kept = [row for row in rows if len(row.input_ids) <= stage.max_length]
     if not kept:
-        raise InputError(
-            f"all {len(rows)} rows are longer than max_length {stage.max_length}", path=stage.data
-        )
+        if documents:
+            message = f"no token of {len(documents)} documents is predicted by one before it"
+            message += f" within max_length {stage.max_length}"
+        else:
+            message = f"all {len(rows)} rows are longer than max_length {stage.max_length}"
+        raise InputError(message, path=stage.data)
     data = dataset(
         kept, packing=stage.packing, max_length=stage.max_length, seed=ctx.seed("packing")
     )

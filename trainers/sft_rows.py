@@ -102,12 +102,18 @@ def document_examples(
     eos: Sequence[int],
 ) -> list[Example]:
     """Raw text, with loss on every token: what the tokenizer makes of it (with its start token, if
-    it adds one) and an end token, cut into pieces of at most ``max_length``. No chat template."""
+    it adds one) and an end token, cut into pieces of at most ``max_length``. No chat template.
+
+    A later piece begins with the last token of the one before, without loss, so that each token but
+    the document's first is predicted once. A ``max_length`` of 1, of which nothing is predicted,
+    gives no piece.
+    """
     pieces: list[Example] = []
     for ids in tokenizer(list(documents))["input_ids"] if documents else []:
         whole = list(ids) if ids and ids[-1] in eos else [*ids, eos[0]]
-        for start in range(0, len(whole), max_length):
+        if max_length < 2:
+            continue
+        for start in range(0, len(whole) - 1, max_length - 1):
             piece = whole[start : start + max_length]
-            if len(piece) > 1:  # nothing predicts a token that stands alone
-                pieces.append(Example(piece, list(piece)))
+            pieces.append(Example(piece, [IGNORED, *piece[1:]] if start else list(piece)))
     return pieces
