@@ -8,7 +8,7 @@ import os
 import platform
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,14 +102,15 @@ def _train(run: Run, resolved: Resolved, team: Team, *, as_json: bool) -> Outcom
     try:
         with (
             run.lock(),
-            _interruptible(run),
+            _interruptible(run) as interrupted,
             listener(run, resolved.schedule, as_json=as_json) as told,
         ):
             quiet_libraries()
             from trainers.live_base import LiveBase  # torch and all: some seconds
 
             team.tell(("run",))
-            return run_schedule(resolved.schedule, run, LiveBase(run, resolved, team), told)
+            base = LiveBase(run, resolved, team)
+            return run_schedule(resolved.schedule, run, base, told, interrupted)
     except LockedError as error:
         raise InputError(str(error), path=run.path) from error
 
@@ -126,25 +127,35 @@ def _done(run: Run) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _interruptible(run: Run) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run with a message on how to go on. What is committed stays."""
+def _interruptible(run: Run) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM end the run with a message on how to go on. What is committed stays.
+
+    Yields whether one of them came. Whatever error follows it is taken for the interruption: C code
+    that is interrupted swallows ours and raises one of its own.
+    """
+    came: list[int] = []
 
     def stop(number: int, _: object) -> None:
+        came.append(number)
         raise KeyboardInterrupt(number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    wanted = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in wanted}
     try:
-        yield
-    except KeyboardInterrupt as error:
+        yield lambda: bool(came)
+    except BaseException as error:
+        if not came and not isinstance(error, KeyboardInterrupt):
+            raise
         # Not "from": a traceback says nothing to somebody who pressed the keys himself.
         note(
             f"\ninterrupted; nothing that was finished is lost. Go on with:\n"
             f"  aldente resume {run.path}"
         )
-        terminated = error.args == (signal.SIGTERM,)
+        terminated = signal.SIGTERM in came
         raise typer.Exit(128 + signal.SIGTERM if terminated else INTERRUPTED) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _version(package: str) -> str | None:

@@ -100,10 +100,17 @@ class _State:
     stopped_by: str | None = None
 
 
-def run_schedule(schedule: Schedule, run: Run, bench: Bench, listener: Listener) -> Outcome:
+def run_schedule(
+    schedule: Schedule,
+    run: Run,
+    bench: Bench,
+    listener: Listener,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Outcome:
     """Run the schedule in ``run`` from wherever it is to its end, or until a gate stops it.
 
-    The caller holds the run's lock. A finished run is not touched; its outcome is returned.
+    The caller holds the run's lock. A finished run is not touched; its outcome is returned. An
+    error is an event of the run, unless it only says that somebody ``interrupted`` it.
     """
     journal = _Journal(run, listener)
     done = journal.find("done")
@@ -111,7 +118,8 @@ def run_schedule(schedule: Schedule, run: Run, bench: Bench, listener: Listener)
         try:
             done = _run(schedule, run, bench, journal, listener)
         except Exception as error:  # to be seen in the dashboard; it goes on to the caller
-            listener.event(run.append("error", kind=type(error).__name__, message=str(error)))
+            if not interrupted():
+                listener.event(run.append("error", kind=type(error).__name__, message=str(error)))
             raise
     return Outcome(done["picked"], done["stopped_by"])
 
