@@ -149,16 +149,14 @@ def load_prompts(
     seed: int,
     limit: int | None = None,
 ) -> Loaded[Prompt]:
-    """Prompts with their safety tag. A row without an id is called by its number, from 1."""
+    """Prompts with their safety tag. A row without an id is called by its number, from 1. Raises
+    ``BadRowsError`` for ids that an earlier row has."""
     loaded = _load(source, data_format, PROMPTS, base_folder, seed, None, lambda row: None, Prompt)
     rows = tuple(
         prompt if prompt.id else Prompt(str(n), prompt.messages, prompt.safety, prompt.category)
         for n, prompt in enumerate(loaded.rows, 1)
     )
-    counts = Counter(prompt.id for prompt in rows)
-    repeated = [identity for identity, count in counts.items() if count > 1]
-    if repeated:
-        raise InputError(f"the id {repeated[0]!r} occurs twice", path=source, field="id")
+    _refuse_repeated("id", [f"the id {prompt.id!r}" for prompt in rows], loaded.places)
     drawn = _draw(len(rows), limit, seed)
     return Loaded(
         tuple(rows[i] for i in drawn),
@@ -198,8 +196,8 @@ def load_instructions(
     held_out: Sequence[str] = (),
 ) -> Loaded[Instruction]:
     """Instructions of a source (``DECLARED``: of none) and those ``declared``, without the kinds
-    ``held_out``. Raises ``InputError`` for such a kind that there is none of, for an instruction
-    that stands twice, and where none is left."""
+    ``held_out``. Raises ``InputError`` for such a kind that there is none of, and where none is
+    left; ``BadRowsError`` for instructions that an earlier row has."""
     rows: list[Instruction] = []
     places: list[Place] = []
     used, notes = "declared", dict[str, int]()
@@ -219,12 +217,8 @@ def load_instructions(
     for number, row in enumerate(declared, 1):
         rows += row.expanded()
         places += [Place(DECLARED, number)] * (len(rows) - len(places))
-    repeated = [
-        text for text, count in Counter((r.kind, r.text) for r in rows).items() if count > 1
-    ]
-    if repeated:
-        kind, text = repeated[0]
-        raise InputError(f"the {kind} instruction {text!r} stands twice", path=source)
+    told = [f"the {row.kind} instruction {row.text!r}" for row in rows]
+    _refuse_repeated("instruction", told, places)
     kinds = sorted({row.kind for row in rows})
     for kind in held_out:
         if kind not in kinds:
@@ -243,6 +237,20 @@ def load_instructions(
         Report(source, used, len(rows), len(kept), notes, dict(dropped)),
         tuple(places[i] for i in kept),
     )
+
+
+def _refuse_repeated(field: str, told: Sequence[str], places: Sequence[Place]) -> None:
+    """Raise ``BadRowsError`` for every row of which the same is told as of an earlier one."""
+    first: dict[str, Place] = {}
+    problems: list[InputError] = []
+    for what, place in zip(told, places, strict=True):
+        if what in first:
+            message = f"{what} stands at {first[what]} already"
+            problems.append(InputError(message, path=place.path, line=place.line, field=field))
+        else:
+            first[what] = place
+    if problems:
+        raise BadRowsError(problems)
 
 
 LOADERS: Mapping[Kind, Callable[..., Loaded[Any]]] = {

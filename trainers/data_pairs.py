@@ -13,6 +13,7 @@ from trainers.data_fields import (
     Row,
     RowError,
     category,
+    check_encodable,
     check_turns,
     flag,
     kind_of,
@@ -135,7 +136,8 @@ def prompt_row(row: Row, notes: Notes, seed: int) -> list[Prompt]:
     field = "messages" if "messages" in row else "prompt"
     if "prompt" in row and "messages" in row:
         raise RowError("prompt", "stands beside `messages`", "one of the two")
-    identity = row.get("id", "")
-    if not isinstance(identity, str | int):
-        raise RowError("id", f"is {kind_of(identity)}", "a string")
+    identity = "" if row.get("id") is None else row["id"]
+    if isinstance(identity, bool) or not isinstance(identity, str | int):
+        raise RowError("id", f"is {kind_of(identity)}", "a string or a whole number")
+    check_encodable(str(identity), "id")
     return [Prompt(str(identity), prompt(row, field), flag(row, "safety"), category(row))]

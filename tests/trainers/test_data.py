@@ -229,9 +229,33 @@ def test_replies_to_different_prompts_are_no_pair(tmp_path: Path) -> None:
 def test_prompts_need_their_safety_tag_and_one_id_each(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="safety: missing; expected true or false"):
         load_prompts(write(tmp_path / "a.jsonl", [{"prompt": "hi"}]), **HERE)
-    twice = [{"id": "a", "prompt": "hi", "safety": True}] * 2
-    with pytest.raises(InputError, match="'a' occurs twice"):
-        load_prompts(write(tmp_path / "b.jsonl", twice), **HERE)
+    ids = ["a", "b", "a", None, "c", "b", "4", "a"]
+    rows = [{"id": name, "prompt": "hi", "safety": True} for name in ids]
+    path = write(tmp_path / "b.jsonl", rows)
+    with pytest.raises(BadRowsError) as raised:
+        load_prompts(path, **HERE)
+    assert [str(problem) for problem in raised.value.problems] == [
+        f"{path}:3: id: the id 'a' stands at {path}:1 already",
+        f"{path}:6: id: the id 'b' stands at {path}:2 already",
+        f"{path}:7: id: the id '4' stands at {path}:4 already",  # which has none but its number
+        f"{path}:8: id: the id 'a' stands at {path}:1 already",
+    ]
+
+
+def test_ids_are_text_or_whole_numbers_and_may_be_missing(tmp_path: Path) -> None:
+    row = {"prompt": "hi", "safety": True}
+    rows = [row, {**row, "id": None}, {**row, "id": ""}, {**row, "id": 0}, {**row, "id": "x"}]
+    loaded = load_prompts(write(tmp_path / "a.jsonl", rows), **HERE)
+    assert [prompt.id for prompt in loaded.rows] == ["1", "2", "3", "0", "x"]
+    bad = [{**row, "id": value} for value in (True, 1.5, ["a"], "\ud800")]
+    with pytest.raises(BadRowsError) as raised:
+        load_prompts(write(tmp_path / "b.jsonl", bad), **HERE)
+    assert [(p.line, p.field, p.message) for p in raised.value.problems] == [
+        (1, "id", "is a bool"),
+        (2, "id", "is a float"),
+        (3, "id", "is a list"),
+        (4, "id", "character 1 is half of a surrogate pair"),
+    ]
 
 
 def test_unknown_formats_files_and_contents(tmp_path: Path) -> None:

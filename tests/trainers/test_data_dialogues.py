@@ -12,6 +12,7 @@ import pytest
 from harness.errors import InputError
 from trainers.data import (
     DECLARED,
+    BadRowsError,
     load_demonstrations,
     load_dialogues,
     load_instructions,
@@ -93,6 +94,7 @@ END = {
     "values": ["ahoy", "amen"],
 }
 HAIKU = {"kind": "haiku", "instruction": "Answer in haiku."}
+NAMELESS = {"kind": "name", "instruction": "Never say my name."}
 NAME = {
     "kind": "name",
     "instruction": "I am {value}.",
@@ -144,8 +146,19 @@ def test_declared_instructions_stand_beside_the_files_or_alone(tmp_path: Path) -
     ]
     alone = load_instructions(DECLARED, base_folder=tmp_path, seed=1, declared=declared)
     assert [row.text for row in alone.rows] == ["End with ahoy.", "End with amen."]
-    told = error_of(instructions, tmp_path, END, declared=declared)
-    assert told == "/i.jsonl: the ending instruction 'End with ahoy.' stands twice"
+
+
+def test_every_repeated_instruction_is_named_by_its_place(tmp_path: Path) -> None:
+    declared = tuple(InstructionRow.model_validate(row) for row in (NAMELESS, HAIKU))
+    with pytest.raises(BadRowsError) as caught:
+        instructions(tmp_path, END, HAIKU, END | {"values": ["amen", "aloha"]}, declared=declared)
+    path = tmp_path / "i.jsonl"
+    assert [str(problem) for problem in caught.value.problems] == [
+        f"{path}:3: instruction: the ending instruction 'End with amen.' stands at "
+        f"{path}:1 already",
+        "(declared):2: instruction: the haiku instruction 'Answer in haiku.' stands at "
+        f"{path}:2 already",
+    ]
 
 
 @pytest.mark.parametrize(
