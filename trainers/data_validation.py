@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +51,7 @@ class Field:
     reading: Reading
     max_length: int | None = None
     trained: bool = True  # False: only measured on, so that nothing can leak
+    purpose: tuple[str, ...] = ("data",)  # of the stage's seed by which the rows are read
 
 
 def fields(stage: AnyStage) -> Iterator[Field]:
@@ -57,12 +60,15 @@ def fields(stage: AnyStage) -> Iterator[Field]:
         reading = Reading(stage.data, "demonstrations", stage.data_format)
         yield Field(("data",), reading, stage.max_length)
     elif isinstance(stage, RewardStage | DpoStage):
-        yield Field(("data",), Reading(stage.data, "pairs", stage.data_format), stage.max_length)
+        reading = Reading(stage.data, "pairs", stage.data_format)
+        yield Field(("data",), reading, stage.max_length, purpose=("data", stage.data))
         for source in stage.mix:
-            yield Field(("mix", source), Reading(source, "pairs"), stage.max_length)
+            reading = Reading(source, "pairs")
+            yield Field(("mix", source), reading, stage.max_length, purpose=("data", source))
         for name, given in stage.eval_data.items() if isinstance(stage, RewardStage) else ():
             reading = Reading(given.data, "pairs", given.data_format)
-            yield Field(("eval_data", name), reading, stage.max_length, trained=False)
+            purpose = ("data", given.data)
+            yield Field(("eval_data", name), reading, stage.max_length, False, purpose)
     elif isinstance(stage, GhostAttentionStage):
         least = (("least_turns", stage.least_turns),)
         yield Field(("prompts",), Reading(stage.prompts, "dialogues", stage.data_format, least))
@@ -70,32 +76,48 @@ def fields(stage: AnyStage) -> Iterator[Field]:
         source = stage.instructions or DECLARED
         yield Field(("instructions",), Reading(source, "instructions", options=told))
     elif getattr(stage, "samples_from", None) is None:
-        yield Field(("prompts",), Reading(stage.prompts, "prompts"))
+        purpose = ("prompts",) if isinstance(stage, PpoStage | RlooStage) else ("data",)
+        yield Field(("prompts",), Reading(stage.prompts, "prompts"), purpose=purpose)
     if isinstance(stage, PpoStage | RlooStage) and stage.sft_data is not None:
         reading = Reading(stage.sft_data, "demonstrations", stage.sft_format)
-        yield Field(("sft_data",), reading, stage.sft_max_length)
+        yield Field(("sft_data",), reading, stage.sft_max_length, purpose=("sft data",))
+
+
+def data_seed(schedule: Schedule, stage: AnyStage, field: Field) -> int:
+    """The seed by which a run reads the field's source: it makes the pocket world's rows, and
+    chooses a question's pairs among its answers.
+
+    Other files have the same rows for every seed, and are read once for all stages.
+    """
+    reading = field.reading
+    if not reading.source.startswith("pocket/") and reading.kind != "pairs":
+        return schedule.seed
+    # ``StageContext.seed``, whose module loads torch; a test holds the two against each other.
+    text = json.dumps([schedule.seed + stage.seed_offset, stage.name, *field.purpose])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
 
 
 def data_problems(schedule: Schedule, base: Path, evalsets: Sequence[EvalSet]) -> Iterator[Problem]:
     """Read everything that the stages will train on, once, as training will read it, and compare it
     with the eval sets where the stage does not take leaks."""
-    found: dict[Reading, Loaded[Any] | str] = {}
-    leaks: dict[Reading, list[Leak]] = {}
+    found: dict[tuple[Reading, int], Loaded[Any] | str] = {}
+    leaks: dict[tuple[Reading, int], list[Leak]] = {}
     index: LeakIndex | None = None
     for at, stage in enumerate(schedule.stages):
         for field in fields(stage):
             reading, loc = field.reading, ("stages", at, stage.kind, *field.path)
-            if reading not in found:
-                found[reading] = _read(reading, base, schedule.seed)
-            loaded = found[reading]
+            seeded = (reading, data_seed(schedule, stage, field))
+            if seeded not in found:
+                found[seeded] = _read(*seeded, base)
+            loaded = found[seeded]
             if isinstance(loaded, str):
                 yield Problem(loc, loaded)
             elif evalsets and field.trained and not stage.allow_leaks:
                 index = index or LeakIndex(evalsets)
-                if reading not in leaks:
-                    leaks[reading] = index.compare(loaded.rows, loaded.places).refused()
-                if leaks[reading]:
-                    yield _leaking(loc, leaks[reading])
+                if seeded not in leaks:
+                    leaks[seeded] = index.compare(loaded.rows, loaded.places).refused()
+                if leaks[seeded]:
+                    yield _leaking(loc, leaks[seeded])
             if not isinstance(loaded, str) and reading.kind == "prompts":
                 yield from prompt_problems(at, stage, loaded.rows)
         if isinstance(stage, RejectionSamplingStage) and stage.samples_from is not None:
@@ -124,7 +146,7 @@ def load(reading: Reading, *, base_folder: Path, seed: int) -> Loaded[Any]:
     )
 
 
-def _read(reading: Reading, base: Path, seed: int) -> Loaded[Any] | str:
+def _read(reading: Reading, seed: int, base: Path) -> Loaded[Any] | str:
     try:
         return load(reading, base_folder=base, seed=seed)
     except InputError as error:
