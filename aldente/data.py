@@ -213,6 +213,8 @@ def _print(report: SourceReport) -> None:
     for what, found in (("read all the same", counts.notes), ("dropped", counts.dropped)):
         if found:
             typer.echo(f"  {what}: " + _counts(found))
+    if not counts.kept:  # there was nothing to look at
+        return
     if report.turns:
         typer.echo("  messages a row: " + _counts({f"{n}": c for n, c in report.turns.items()}))
     _print_lengths(report)

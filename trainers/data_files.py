@@ -7,6 +7,7 @@ a file that cannot be read to its end is an error.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import json
@@ -157,6 +158,8 @@ def _json_lines(path: Path, problems: list[InputError]) -> Objects:
     try:
         with _open(path) as stream:
             for number, line in enumerate(stream, 1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 if line.strip():
                     row = _parsed(line, path, number, problems)
                     if row is not None:

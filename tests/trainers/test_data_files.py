@@ -96,6 +96,18 @@ def test_bad_json_files(tmp_path: Path, content: str, message: str) -> None:
         load_demonstrations(str(tmp_path / "a.json"), **HERE)
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.csv"])
+def test_a_byte_order_mark_is_no_row(tmp_path: Path, name: str) -> None:
+    mark = b"\xef\xbb\xbf"
+    for content in (mark, mark + b"\n", mark + b" \r\n\n"):
+        (tmp_path / name).write_bytes(gzip.compress(content) if ".gz" in name else content)
+        with pytest.raises(InputError, match=r": holds no rows$"):
+            load_demonstrations(str(tmp_path / name), **HERE)
+    whole = mark + (b"prompt,completion\nask 0,b\n" if ".csv" in name else BYTES)
+    (tmp_path / name).write_bytes(gzip.compress(whole) if ".gz" in name else whole)
+    assert asked(str(tmp_path / name))[0] == "ask 0"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
