@@ -74,6 +74,8 @@ class ModelShape:
 
 
 _Config = Mapping[str, Any]
+_MOST = 10**9  # of any size: more is a slip of the pen
+_WIDTH = 60  # characters of a wrong value in a message
 
 
 def shape_of(config: _Config, origin: Path | str = "config.json") -> ModelShape:
@@ -82,42 +84,106 @@ def shape_of(config: _Config, origin: Path | str = "config.json") -> ModelShape:
     Raises ``InputError`` for a kind of model whose memory is not known here, or a missing field.
     """
     kind = config.get("model_type")
-    if kind not in _FAMILIES:
+    if not isinstance(kind, str) or kind not in _FAMILIES:
         raise InputError(
-            f"the memory of model_type {kind!r} is not known",
+            f"the memory of model_type {_shown(kind)} is not known",
             path=origin,
             field="model_type",
             expected=f"one of {', '.join(_FAMILIES)}",
         )
-    try:
-        return _FAMILIES[kind](config)
-    except KeyError as error:
-        raise InputError("a field is missing", path=origin, field=str(error.args[0])) from error
+    return _FAMILIES[kind](_Sizes(config, origin))
 
 
-def _llama_like(config: _Config) -> ModelShape:
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """The fields of a config.json, each checked as it is read. Raises ``InputError``."""
+
+    config: _Config
+    origin: Path | str
+
+    def size(self, field: str, *, default: int | None = None, least: int = 1) -> int:
+        """A whole number from ``least``. ``default``: where the field is absent."""
+        if field not in self.config and default is None:
+            raise self.wrong(field, "a field is missing", None)
+        given = self.config.get(field, default)
+        if type(given) is not int or not least <= given <= _MOST:
+            expected = f"a whole number from {least} to {_MOST}"
+            raise self.wrong(field, f"is {_shown(given)}", expected)
+        return given
+
+    def size_or(self, field: str, instead: int) -> int:
+        """As ``size``; ``instead`` also where the field is null."""
+        return instead if self.config.get(field) is None else self.size(field)
+
+    def flag(self, field: str, *, default: bool = False) -> bool:
+        given = self.config.get(field, default)
+        if given is None:
+            return False
+        if type(given) is not bool:
+            raise self.wrong(field, f"is {_shown(given)}", "true or false")
+        return given
+
+    def head_dim(self, heads: int) -> int:
+        """Where the hidden state is cut evenly among the heads."""
+        hidden = self.size("hidden_size")
+        if hidden % heads:
+            message = f"{heads} heads do not divide hidden_size {hidden}"
+            raise self.wrong("num_attention_heads", message, None)
+        return hidden // heads
+
+    def wrong(self, field: str, message: str, expected: str | None) -> InputError:
+        return InputError(message, path=self.origin, field=field, expected=expected)
+
+
+def _shown(value: object) -> str:
+    text = " ".join(repr(value).split())
+    return text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"
+
+
+# What transformers' configurations fill in where the field is absent; where it is null, there are
+# as many as heads.
+_KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
+_QWEN3_HEAD_DIM = 128
+_WINDOW = 4096
+
+
+def _llama_like(sizes: _Sizes) -> ModelShape:
     """Llama and those built alike: RMSNorm, grouped-query attention, SwiGLU."""
-    kind, hidden = config["model_type"], config["hidden_size"]
-    heads, middle = config["num_attention_heads"], config["intermediate_size"]
-    kv_heads = config.get("num_key_value_heads") or heads
-    head_dim = config.get("head_dim") or hidden // heads
+    config = sizes.config
+    kind, hidden = config["model_type"], sizes.size("hidden_size")
+    heads, middle = sizes.size("num_attention_heads"), sizes.size("intermediate_size")
+    absent = "num_key_value_heads" not in config
+    kv_heads = _KV_HEADS.get(kind, heads) if absent else sizes.size_or("num_key_value_heads", heads)
+    if heads % kv_heads:
+        message = f"{kv_heads} do not divide num_attention_heads {heads}"
+        raise sizes.wrong("num_key_value_heads", message, None)
+    if kind == "qwen3":  # whose head_dim is never null
+        head_dim = sizes.size("head_dim", default=_QWEN3_HEAD_DIM)
+    elif config.get("head_dim") is None:
+        head_dim = sizes.head_dim(heads)
+    else:
+        head_dim = sizes.size("head_dim")
     may_have_bias = kind in ("llama", "qwen3")
-    bias = kind == "qwen2" or (may_have_bias and bool(config.get("attention_bias")))
+    bias = kind == "qwen2" or (may_have_bias and sizes.flag("attention_bias"))
     out_bias = bias and kind != "qwen2"
-    mlp_bias = kind == "llama" and bool(config.get("mlp_bias"))
-    windowed = kind == "mistral" or config.get("use_sliding_window", False)
+    mlp_bias = kind == "llama" and sizes.flag("mlp_bias")
+    windowed = kind == "mistral" or (kind != "llama" and sizes.flag("use_sliding_window"))
+    if windowed and config.get("sliding_window", _WINDOW) is not None:
+        window = sizes.size("sliding_window", default=_WINDOW)
+    else:
+        window = None
     return ModelShape(
         family=kind,
         hidden=hidden,
         intermediate=middle,
-        layers=config["num_hidden_layers"],
+        layers=sizes.size("num_hidden_layers"),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        vocabulary=config["vocab_size"],
-        positions=config["max_position_embeddings"],
-        tied=bool(config.get("tie_word_embeddings", False)),
-        window=config.get("sliding_window", 4096) if windowed else None,
+        vocabulary=sizes.size("vocab_size"),
+        positions=sizes.size("max_position_embeddings", least=2),
+        tied=sizes.flag("tie_word_embeddings"),
+        window=window,
         qk_norm=kind == "qwen3",
         linears=(
             Linear("q_proj", hidden, heads * head_dim, bias, "normed"),
@@ -131,24 +197,24 @@ def _llama_like(config: _Config) -> ModelShape:
     )
 
 
-def _gpt_neox(config: _Config) -> ModelShape:
+def _gpt_neox(sizes: _Sizes) -> ModelShape:
     """GPT-NeoX: LayerNorm, one matrix for query, key and value, MLP beside the attention."""
-    hidden, middle = config["hidden_size"], config["intermediate_size"]
-    heads, bias = config["num_attention_heads"], bool(config.get("attention_bias", True))
+    hidden, middle = sizes.size("hidden_size"), sizes.size("intermediate_size")
+    heads, bias = sizes.size("num_attention_heads"), sizes.flag("attention_bias", default=True)
     return ModelShape(
         family="gpt_neox",
         hidden=hidden,
         intermediate=middle,
-        layers=config["num_hidden_layers"],
+        layers=sizes.size("num_hidden_layers"),
         heads=heads,
         kv_heads=heads,
-        head_dim=hidden // heads,
-        vocabulary=config["vocab_size"],
-        positions=config["max_position_embeddings"],
-        tied=bool(config.get("tie_word_embeddings", False)),
+        head_dim=sizes.head_dim(heads),
+        vocabulary=sizes.size("vocab_size"),
+        positions=sizes.size("max_position_embeddings", least=2),
+        tied=sizes.flag("tie_word_embeddings"),
         layer_norm=True,
         gated=False,
-        parallel=bool(config.get("use_parallel_residual", True)),
+        parallel=sizes.flag("use_parallel_residual", default=True),
         linears=(
             Linear("query_key_value", hidden, 3 * hidden, bias, "normed"),
             Linear("dense", hidden, hidden, bias, "attended"),
@@ -266,8 +332,10 @@ def find_shape(model: str) -> ModelShape:
 def _read(file: Path) -> ModelShape:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # a number of too many digits; brackets
         raise InputError("not JSON", path=file) from error
+    except OSError as error:
+        raise InputError("this file cannot be read", path=file) from error
     if not isinstance(config, dict):
         raise InputError("not a model's configuration", path=file, expected="a JSON object")
     return shape_of(config, file)

@@ -83,6 +83,15 @@ def test_bad_input(aldente: CommandLine, schedule: Path) -> None:
     assert aldente("plan", schedule.parent / "none.yaml").code == BAD_INPUT
 
 
+def test_an_odd_configuration_is_bad_input(
+    aldente: CommandLine, schedule: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": "64"}')
+    result = aldente("plan", schedule, "--set", f"model={tmp_path}")
+    assert result.code == BAD_INPUT
+    assert "config.json: hidden_size: is '64'; expected a whole number" in result.err
+
+
 def test_every_shipped_schedule_has_a_plan(aldente: CommandLine) -> None:
     for file in sorted(SHIPPED.glob("*.yaml")):
         found = aldente("plan", file, "--json").json()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -114,3 +115,80 @@ def test_fields_that_a_configuration_may_leave_out() -> None:
     }
     shape = shape_of(config)
     assert (shape.kv_heads, shape.head_dim, shape.tied, shape.window) == (4, 16, False, None)
+
+
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 32,
+    "vocab_size": 100,
+    "max_position_embeddings": 32,
+}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model_type": "llama"},
+        {"model_type": "mistral"},
+        {"model_type": "mistral", "num_key_value_heads": 4, "head_dim": 6},
+        {"model_type": "qwen2"},
+        {"model_type": "qwen2", "num_key_value_heads": None, "head_dim": 8},
+        {"model_type": "qwen3"},
+        {"model_type": "qwen3", "num_key_value_heads": None, "head_dim": 4},
+        {"model_type": "qwen3", "attention_bias": True, "tie_word_embeddings": True},
+        {"model_type": "gpt_neox"},
+        {"model_type": "gpt_neox", "attention_bias": False},
+    ],
+)
+def test_absent_fields_are_what_transformers_fills_in(fields: dict[str, Any]) -> None:
+    config = AutoConfig.for_model(**(SMALL | fields))
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    shape = shape_of(SMALL | fields)
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    assert shape.kv_heads == getattr(config, "num_key_value_heads", shape.heads)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"hidden_size": "64"}, "hidden_size: is '64'; expected a whole number from 1 to"),
+        ({"hidden_size": -64}, "hidden_size: is -64; expected a whole number from 1"),
+        ({"hidden_size": 64.0}, "hidden_size: is 64.0; expected"),
+        ({"hidden_size": True}, "hidden_size: is True; expected"),
+        ({"hidden_size": 10**30}, "hidden_size: is 1000"),
+        ({"num_attention_heads": 0}, "num_attention_heads: is 0; expected"),
+        ({"num_attention_heads": 5}, "num_attention_heads: 5 heads do not divide hidden_size 64"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads: is 0; expected"),
+        ({"num_key_value_heads": 5}, "num_key_value_heads: 5 do not divide num_attention_heads 32"),
+        ({"max_position_embeddings": None}, "max_position_embeddings: is None; expected"),
+        ({"max_position_embeddings": 0}, "max_position_embeddings: is 0; expected"),
+        ({"max_position_embeddings": 1}, "is 1; expected a whole number from 2"),
+        ({"num_hidden_layers": []}, "num_hidden_layers: is []; expected"),
+        ({"head_dim": "x" * 10_000}, "head_dim: is 'xxx"),
+        ({"vocab_size": None}, "vocab_size: is None; expected"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings: is 'yes'; expected true or false"),
+        ({"model_type": ["llama"]}, "the memory of model_type ['llama'] is not known"),
+        ({"model_type": None}, "the memory of model_type None is not known"),
+        ({"model_type": "mistral", "sliding_window": 0}, "sliding_window: is 0; expected"),
+    ],
+)
+def test_odd_fields_are_told_in_a_line(tmp_path: Path, fields: Any, said: str) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(SMALL | {"model_type": "llama"} | fields), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        find_shape(str(tmp_path))
+    told = str(caught.value)
+    assert said in told
+    assert told.startswith(f"{file}: ")
+    assert "\n" not in told
+    assert len(told) < len(str(file)) + 200
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000 + "]" * 200_000, '{"a": ' + "9" * 10_000 + "}"])
+def test_a_configuration_that_no_parser_takes_is_not_json(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="not JSON"):
+        find_shape(str(tmp_path))
