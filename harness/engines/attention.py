@@ -21,8 +21,9 @@ from harness.engines.compiled import Compiled, Heads, Spans, compiled
 # Length up to which two batched products with the scores in memory take half of the time of
 # scaled_dot_product_attention, which is made for long sequences, or less.
 SHORT = 64
-# Length up to which the compiled functions take less time than torch's: half up to 512.
-_COMPILED = 1024
+# Length up to which the compiled functions take less time than torch's: half up to 1,024, if every
+# thread has a row's key-value head to work on; torch's share a head.
+_COMPILED = 2048
 
 
 class Padding:
@@ -113,7 +114,9 @@ class Attention:
 
         ``chosen``: at the padding's chosen places only.
         """
-        if self._compiled is not None and padding.length <= _COMPILED:
+        shared = padding.rows * self._heads.pairs < torch.get_num_threads()
+        longest = SHORT if shared else _COMPILED
+        if self._compiled is not None and padding.length <= longest:
             return self._read_compiled(self._compiled, qkv, padding, chosen=chosen)
         return self._read_plain(qkv, padding, chosen=chosen)
 
