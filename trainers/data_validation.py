@@ -67,8 +67,8 @@ def fields(stage: AnyStage) -> Iterator[Field]:
             yield Field(("mix", source), reading, stage.max_length, purpose=("data", source))
         for name, given in stage.eval_data.items() if isinstance(stage, RewardStage) else ():
             reading = Reading(given.data, "pairs", given.data_format)
-            purpose = ("data", given.data)
-            yield Field(("eval_data", name), reading, stage.max_length, False, purpose)
+            of_it = ("data", given.data)
+            yield Field(("eval_data", name), reading, stage.max_length, False, purpose=of_it)
     elif isinstance(stage, GhostAttentionStage):
         least = (("least_turns", stage.least_turns),)
         yield Field(("prompts",), Reading(stage.prompts, "dialogues", stage.data_format, least))
