@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from harness.judges.checkers import Checker
-from trainers.data_fields import Notes, Row, RowError, check_encodable
+from trainers.data_fields import Notes, Row, RowError, check_encodable, kind_of
 from trainers.data_rows import Instruction
 
 _HOLDER = "{value}"
@@ -91,6 +91,10 @@ def instructions(row: Row, notes: Notes, seed: int) -> list[Instruction]:
     """{kind, instruction, short?, ask?, checker?, values?}; columns besides are not read."""
     known = {name: row[name] for name in FIELDS if row.get(name) is not None}
     for name, value in known.items():
+        try:
+            json.dumps(value)
+        except TypeError as error:  # a table's date, say
+            raise RowError(name, f"is {kind_of(value)}", "text") from error
         for text in _texts(value):
             check_encodable(text, name)
     try:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from harness.errors import InputError
@@ -183,6 +186,15 @@ def test_bad_instructions_are_named(tmp_path: Path, change: dict[str, Any], told
     assert message.startswith("/i.jsonl:1: ")
     assert told in message
     assert "\n" not in message
+
+
+def test_a_table_s_date_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "i.parquet"
+    columns = {"kind": ["ending"], "instruction": ["End."], "short": [date(2020, 1, 1)]}
+    pq.write_table(pa.table(columns), path)
+    with pytest.raises(InputError) as raised:
+        load_instructions(str(path), base_folder=tmp_path, seed=1)
+    assert str(raised.value) == f"{path}:1: short: is a date; expected text"
 
 
 # --------------------------------------------------------------------------- names and checks
