@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.errors import InputError
@@ -21,7 +21,7 @@ from trainers.data_formats import FORMATS, Kind, detect_kind
 from trainers.data_leaks import Comparison, LeakIndex, TrainingRow, Worded, sides, words_of
 from trainers.data_lengths import Lengths, Tokenizer, summary, token_counts
 from trainers.data_rows import RATINGS, Dialogue, Document, Instruction, Pair, Place, Prompt
-from trainers.data_validation import Reading, fields, load
+from trainers.data_validation import Reading, data_seed, fields, load
 from trainers.schedule import Schedule
 
 NEAR_DUPLICATE = 0.9  # likeness of two prompts (harness.overlap) from which they are one
@@ -116,13 +116,17 @@ def check_file(
 
 def check_schedule(schedule: Schedule, looking: Looking) -> list[SourceReport]:
     """Every source of the stages, each once, of a schedule that ``validation.locate`` gave."""
-    uses: dict[Reading, list[Use]] = {}
+    uses: dict[tuple[Reading, int], list[Use]] = {}
     for stage in schedule.stages:
         for found in fields(stage):
             allowed = stage.allow_leaks or not found.trained
             use = Use(stage.name, found.max_length, allowed)
-            uses.setdefault(found.reading, []).append(use)
-    return [check_source(reading, looking, of_it) for reading, of_it in uses.items()]
+            seed = data_seed(schedule, stage, found)
+            uses.setdefault((found.reading, seed), []).append(use)
+    return [
+        check_source(reading, replace(looking, seed=seed), of_it)
+        for (reading, seed), of_it in uses.items()
+    ]
 
 
 def _kind_of(source: str) -> Kind:

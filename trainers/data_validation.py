@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ from trainers.schedule_stages import (
     RlooStage,
     SftStage,
 )
+from trainers.seeds import stage_seed
 
 _SHOWN = 3  # leaks in a message
 _WIDTH = 100  # characters of their texts
@@ -92,9 +91,7 @@ def data_seed(schedule: Schedule, stage: AnyStage, field: Field) -> int:
     reading = field.reading
     if not reading.source.startswith("pocket/") and reading.kind != "pairs":
         return schedule.seed
-    # ``StageContext.seed``, whose module loads torch; a test holds the two against each other.
-    text = json.dumps([schedule.seed + stage.seed_offset, stage.name, *field.purpose])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
+    return stage_seed(schedule.seed + stage.seed_offset, stage.name, *field.purpose)
 
 
 def data_problems(schedule: Schedule, base: Path, evalsets: Sequence[EvalSet]) -> Iterator[Problem]:

@@ -27,9 +27,10 @@ from trainers.schedule_stages import (
     RejectionSamplingStage,
     SampledStage,
 )
+from trainers.seeds import stage_seed
 from trainers.sft import Training, dataset, train_epoch
 from trainers.sft_rows import Example
-from trainers.stage import Checkpoint, StageContext, intact, stage_seed
+from trainers.stage import Checkpoint, StageContext, intact
 from trainers.trl_epoch import Plan, micro_batch
 
 

@@ -98,8 +98,10 @@ def sft_term(ctx: StageContext, stage: PpoStage | RlooStage) -> SftTerm | None:
         and any(label != IGNORED for label in row.labels[1:])
     ]
     if not kept:
+        longer = sum(len(row.input_ids) > stage.sft_max_length for row in rows)
         raise InputError(
-            f"all {len(rows)} rows are longer than sft_max_length {stage.sft_max_length}",
+            f"no row is left to train on: of {len(rows)}, {longer} are longer than sft_max_length "
+            f"{stage.sft_max_length}, the others have no token that carries loss",
             path=stage.sft_data,
             field=f"stages.{stage.name}.sft_data",
         )

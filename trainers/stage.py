@@ -8,7 +8,6 @@ stage goes on where it was and ends with the same bytes (on a CPU) as one that n
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from harness.store.atomic import to_json
 from harness.store.commit import verify
 from trainers.schedule import Schedule
 from trainers.schedule_stages import POLICY_KINDS, AnyStage
+from trainers.seeds import stage_seed
 from trainers.team import ALONE, Team
 
 if TYPE_CHECKING:
@@ -47,16 +47,6 @@ class Checkpoint:
 
 def checkpoint_name(stage: str, epoch: int) -> str:
     return f"{stage}-e{epoch:03d}"
-
-
-def stage_seed(seed: int, stage: str, *purpose: str | int) -> int:
-    """A seed of its own for every stage and purpose, in [0, 2³¹).
-
-    Derived from the stage's name rather than its place, so that adding a stage to a schedule leaves
-    the randomness of the others as it was.
-    """
-    text = json.dumps([seed, stage, *purpose])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
 
 
 def _silent(_: dict[str, Any]) -> None:

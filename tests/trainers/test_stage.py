@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from harness.errors import IntegrityError
-from trainers.stage import Checkpoint, intact, stage_seed
+from trainers.seeds import stage_seed
+from trainers.stage import Checkpoint, intact
 
 STAGES = [
     {"kind": "reward", "name": "helpfulness", "data": "x"},
