@@ -116,9 +116,8 @@ def load_adapter(
     """Add the adapter stored in ``folder``, and activate it for training if ``trainable``.
 
     Raises ``InputError`` for a folder that holds no adapter or one of other modules than the base
-    has, ``IntegrityError`` where its tensors
-    are not exactly those that its configuration calls for (a reward adapter with its head on a
-    causal model, a truncated file, another base's shapes).
+    has, ``IntegrityError`` where its tensors are not exactly those that its configuration calls for
+    (a reward adapter with its head on a causal model, a truncated file, another base's shapes).
     """
     config = read_config(folder)
     config.modules_to_save = None  # whole modules (a head) would be tensors that we refuse below
