@@ -246,6 +246,12 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             model.train()
 
 
+def context_length(model: PreTrainedModel | PeftModel) -> int:
+    """Tokens that the model reads at most; 2³¹ where its configuration names no limit."""
+    config = causal_model(model).config.get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or 2**31)
+
+
 def hidden_size(model: PreTrainedModel | PeftModel) -> int:
     """Width of the hidden states (of the text part, where there are several)."""
     return int(causal_model(model).config.get_text_config().hidden_size)

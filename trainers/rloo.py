@@ -29,6 +29,7 @@ from trl import RLOOConfig
 
 from harness.adapters import activate
 from harness.engines.local import LocalEngine
+from harness.models import context_length
 from harness.reward_models import RewardScorer, Rule
 from trainers.data import load_prompts
 from trainers.lora import save_policy
@@ -76,8 +77,7 @@ def checkpoints(ctx: StageContext) -> Iterator[Checkpoint]:
             Question(prompt.id, tuple(ids), prompt.safety)
             for prompt, ids in zip(prompts.rows, asked, strict=True)
         ]
-        config = ctx.base().model.config.get_text_config()
-        fit = with_room(questions, int(config.max_position_embeddings), stage.prompts)
+        fit = with_room(questions, context_length(ctx.base().model), stage.prompts)
         skipped = len(questions) - len(fit)
         demonstrations = _demonstrations(ctx, stage)
 

@@ -250,8 +250,10 @@ class Layers:
         products: int,
         **numbers: float,
     ) -> None:
-        """``products``: that are summed for a token."""
-        tokens = len(tensors["scale"]) if "g" in tensors else len(tensors["x"])
+        """``products``: that are summed for a token. The first of the ``tensors`` has a row for
+        each token."""
+        first = next(iter(tensors.values()))
+        tokens = len(first)
         threads = torch.get_num_threads()
         rounds = max(1, -(-tokens // (threads * _TASK)))
         each = -(-tokens // (threads * rounds))
@@ -259,9 +261,7 @@ class Layers:
         room = getattr(self._library, f"{name}_room")(
             ctypes.c_int64(task), *(ctypes.c_int64(sizes[size]) for size in room_of)
         )
-        tensors["scratch"] = tensors["packed" if "packed" in tensors else "out"].new_empty(
-            threads, room
-        )
+        tensors["scratch"] = first.new_empty(threads, room)
         job = kind(
             tokens=tokens,
             task=task,

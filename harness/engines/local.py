@@ -30,6 +30,7 @@ from harness.engines.threads import Threads, seat
 from harness.models import (
     TOKENS_AT_ONCE,
     causal_model,
+    context_length,
     eval_mode,
     length_sorted_batches,
     pad_left,
@@ -91,8 +92,7 @@ class LocalEngine:
         self._thread_bytes = thread_bytes
         self._threads: Threads | None = None
         self.eos_ids = eos_ids(causal_model(model), tokenizer)
-        config = causal_model(model).config.get_text_config()
-        self.context = int(getattr(config, "max_position_embeddings", None) or 2**31)
+        self.context = context_length(model)
         self.identity: dict[str, Any] = {
             "engine": "local",
             "sampling": "inverse-cdf/blake2b-splitmix64/1",
