@@ -99,7 +99,7 @@ def _parquet(path: Path) -> Objects:
         if repeated:
             raise InputError(f"two columns are called {repeated[0]!r}", path=path)
         for batch in file.iter_batches():
-            columns = [_values(column) for column in batch.columns]
+            columns = [values(column) for column in batch.columns]
             for at in range(batch.num_rows):
                 number += 1
                 row = {name: column[at] for name, column in zip(names, columns, strict=True)}
@@ -108,7 +108,8 @@ def _parquet(path: Path) -> Objects:
         raise InputError(f"not a whole Parquet file: {error}", path=path) from error
 
 
-def _values(column: pyarrow.Array) -> list[Any]:
+def values(column: pyarrow.Array | pyarrow.ChunkedArray) -> list[Any]:
+    """A table's column; ``Unreadable`` where Python has no value. Raises ``UnicodeDecodeError``."""
     try:
         return column.to_pylist()
     except UnicodeDecodeError:

@@ -10,11 +10,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import InputError
-from trainers.data_files import without_nulls
+from trainers.data_files import Unreadable, values, without_nulls
 
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow
+
+_ROWS = 1000  # read at a time
 PREFIX = "hub:"
 _SHAPE = "hub:owner/name[:config][@revision]#split, such as hub:Anthropic/hh-rlhf#train"
 _NAME = re.compile(
@@ -58,8 +63,14 @@ def objects(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
         rows = datasets.load_dataset(
             name.repository, name.config, revision=name.revision, split=name.split
         )
-        for number, row in enumerate(rows, 1):
-            yield number, without_nulls(row)
+        number = 0
+        # As they are stored: images and sounds, which nobody reads, need not be decoded.
+        for table in rows.with_format("arrow").iter(batch_size=_ROWS):
+            columns = {name: _column(table[name], name, rows.features) for name in rows.features}
+            for at in range(table.num_rows):
+                number += 1
+                row = {name: column[at] for name, column in columns.items()}
+                yield number, without_nulls(row)
     # What ``datasets`` raises for: no network (ConnectionError is an OSError), no such data set,
     # configuration or split, a loading script, a file that is none.
     except (
@@ -70,6 +81,29 @@ def objects(source: str) -> Iterator[tuple[int, dict[str, Any]]]:
         ValueError,
     ) as error:
         raise InputError(_why(error), path=source, expected=_expected(error)) from error
+
+
+def _column(column: pyarrow.ChunkedArray, name: str, features: datasets.Features) -> list[Any]:
+    found = values(column)
+    if not _holds_json(features[name]):
+        return found
+    return [
+        value if isinstance(value, Unreadable) else features.decode_column([value], name)[0]
+        for value in found
+    ]
+
+
+def _holds_json(feature: Any) -> bool:
+    """Whether texts stand for objects in it: how ``datasets`` stores lists of mixed types."""
+    import datasets
+
+    if isinstance(feature, dict):
+        return any(map(_holds_json, feature.values()))
+    if isinstance(feature, list | tuple):
+        return any(map(_holds_json, feature))
+    if isinstance(feature, datasets.List | datasets.LargeList):
+        return _holds_json(feature.feature)
+    return isinstance(feature, getattr(datasets, "Json", ()))  # of datasets 4.0 there is none
 
 
 def _why(error: Exception) -> str:
