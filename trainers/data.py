@@ -321,14 +321,17 @@ def _pocket(source: str, base_folder: Path, seed: int) -> Sequence[Any]:
 
     name, _, query = source.partition("?")
     try:
-        options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+        given = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError as error:
         raise InputError(
             f"cannot read the options {query!r}",
             path=source,
             expected="name=value, with & between them",
         ) from error
-    return pocket.rows(name, options, base_folder=base_folder, seed=seed)
+    twice = [option for option, count in Counter(key for key, _ in given).items() if count > 1]
+    if twice:
+        raise InputError(f"the option {twice[0]!r} is given twice", path=source)
+    return pocket.rows(name, dict(given), base_folder=base_folder, seed=seed)
 
 
 # --------------------------------------------------------------------------- files

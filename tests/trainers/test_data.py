@@ -303,6 +303,12 @@ def test_an_option_of_pocket_data_without_a_value(tmp_path: Path, query: str) ->
     )
 
 
+def test_an_option_of_pocket_data_given_twice(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as raised:
+        load_pairs("pocket/safe?n=1&misread=0&n=2", base_folder=tmp_path, seed=1)
+    assert str(raised.value) == "pocket/safe?n=1&misread=0&n=2: the option 'n' is given twice"
+
+
 # --------------------------------------------------------------------------- public files
 
 
