@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticKnownError
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -21,6 +22,17 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+def _word_or_names(given: Any) -> Any:
+    """One error where the union's members would have one each."""
+    if isinstance(given, list | tuple) and all(isinstance(name, str) for name in given):
+        return tuple(given)
+    if given == "all-linear":
+        return given
+    raise PydanticKnownError(
+        "literal_error", {"expected": "'all-linear' or a list of module names"}
+    )
+
+
 def _some(targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
     if not targets:
         raise ValueError("is empty: name at least one module, or all-linear")
@@ -35,9 +47,11 @@ class Lora(Strict):
     dropout: Share = Field(
         0.0, description="Dropout on the adapter's input; off in PPO, RLOO, DPO."
     )
-    targets: Annotated[Literal["all-linear"] | tuple[str, ...], AfterValidator(_some)] = Field(
-        "all-linear", description="Module names, or all linear layers but the output head."
-    )
+    targets: Annotated[
+        Literal["all-linear"] | tuple[str, ...],
+        BeforeValidator(_word_or_names),
+        AfterValidator(_some),
+    ] = Field("all-linear", description="Module names, or all linear layers but the output head.")
 
 
 class Optimizer(Strict):

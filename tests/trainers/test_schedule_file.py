@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from harness.errors import InputError
 from trainers.schedule import Schedule
@@ -16,7 +18,7 @@ from trainers.schedule_file import (
     resolved_yaml,
     schedule_hash,
 )
-from trainers.schedule_stages import PpoStage, RewardStage
+from trainers.schedule_stages import PpoStage, RewardStage, SftStage
 
 TEXT = """\
 name: small
@@ -211,6 +213,24 @@ def test_yaml_1_2_numbers_and_words() -> None:
 )
 def test_errors_name_line_field_and_what_was_meant(before: str, after: str, message: str) -> None:
     assert message in error_of(TEXT.replace(before, after, 1))
+
+
+@pytest.mark.parametrize("given", ["3", "true", "null", "{q_proj: 8}", "q_proj", "[1, q_proj]"])
+def test_adapter_targets_of_a_wrong_type_are_one_line(given: str) -> None:
+    shown = json.dumps(YAML().load(given))
+    assert error_of(TEXT.replace("epochs: 2", f"lora: {{targets: {given}}}", 1)) == (
+        f"s.yaml:4: stages.sft.lora.targets: {shown} is not known; expected all-linear or a list "
+        "of module names"
+    )
+
+
+def test_adapter_targets_are_the_word_or_names() -> None:
+    for given in ("all-linear", ["q_proj", "v_proj"]):
+        sft = parse(TEXT, f"stages.sft.lora.targets={json.dumps(given)}").stages[0]
+        assert isinstance(sft, SftStage)
+        assert sft.lora.targets == (given if isinstance(given, str) else tuple(given))
+    near = error_of(TEXT.replace("epochs: 2", "lora: {targets: all_linear}", 1))
+    assert near.endswith("or a list of module names; did you mean 'all-linear'?")
 
 
 def test_all_problems_are_told_at_once() -> None:
