@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from aldente.console import duration
+from aldente.half_life import half_lives, told
 from harness.evaluation import Evaluation
 from harness.store.run import Run
+
+if TYPE_CHECKING:
+    from harness.probes.consistency import HalfLife
 
 MARKS = {"pass": "●", "inconclusive": "▲", "fail": "✕"}
 # Heading (two lines), the probe, and its metric: the first set of that probe fills the column.
@@ -40,6 +44,10 @@ class Line:
     verdict: str | None  # None: no gate watched it
     evaluation: Evaluation | None
     metrics: Mapping[str, Mapping[str, Any]]  # as recorded in the event ``evaluated``
+
+    def half_lives(self) -> dict[str, HalfLife]:
+        """Of each set with a survival curve."""
+        return {} if self.evaluation is None else half_lives(self.evaluation.sets)
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,7 @@ class Report:
                     "epoch": line.epoch,
                     "verdict": line.verdict,
                     "metrics": line.metrics,
+                    "half_life": {name: asdict(life) for name, life in line.half_lives().items()},
                 }
                 for line in self.lines
             ],
@@ -130,6 +139,7 @@ class Report:
         if why:
             yield f"picked: {picked or 'none'}. {why['reason']}"
         yield from _on_b(next((line for line in self.lines if line.name == picked), None))
+        yield from _lasting(self.lines, picked)
         yield from _accuracies(self.lines)
         parts = [
             f"{stage} {duration(trained)} + {duration(evaluated)}"
@@ -218,6 +228,16 @@ def _on_b(line: Line | None) -> Iterator[str]:
             parts.append(f"{label} {found.value:.2f}{span} n {found.n}")
     if parts:
         yield f"  {line.name} on split B: {'; '.join(parts)}"
+
+
+def _lasting(lines: Sequence[Line], picked: str | None) -> Iterator[str]:
+    """How long instructions last: at the first checkpoint, the picked one and the last."""
+    lives = {line.name: found for line in lines if (found := line.half_lives())}
+    names = [*lives]
+    for at, name in enumerate(names):
+        if at in (0, len(names) - 1) or name == picked:
+            for evalset, life in lives[name].items():
+                yield f"{evalset}, {name}: {told(life)} (both splits)"
 
 
 def _accuracies(lines: Sequence[Line]) -> Iterator[str]:
