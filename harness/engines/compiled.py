@@ -92,17 +92,6 @@ class _Attention(ctypes.Structure):
     ]
 
 
-class _Decoding(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("next", "rows", "heads", "pairs", "width")),
-        *((name, ctypes.c_int64) for name in ("slots", "used")),
-        *((name, ctypes.c_void_p) for name in ("qkv", "turns", "positions", "penalty")),
-        *((name, ctypes.c_void_p) for name in ("keys", "values", "read", "scratch")),
-        ("room", ctypes.c_int64),
-        ("thread", ctypes.c_void_p),
-    ]
-
-
 class _Adapters(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("next", "tokens", "inputs", "outputs", "ranks")),
@@ -142,7 +131,7 @@ class Compiled:
     def __init__(self, library: ctypes.CDLL, openmp: ctypes.CDLL) -> None:
         self.library = library
         self._addresses: dict[str, ctypes.c_void_p] = {}  # of functions
-        for room in ("attention_room", "decoding_room", "adapters_room"):
+        for room in ("attention_room", "adapters_room"):
             getattr(self.library, room).restype = ctypes.c_int64
         self._parallel = openmp.GOMP_parallel
         self._parallel.argtypes = (
@@ -173,47 +162,6 @@ class Compiled:
         found = torch.empty_like(qkv)
         self._attention(self.library.attention_backward, qkv, turns, spans, heads, g, found)
         return found
-
-    def decode(
-        self,
-        qkv: Tensor,
-        turns: Tensor,
-        positions: Tensor,
-        penalty: Tensor,
-        cache: tuple[Tensor, Tensor],
-        used: int,
-        heads: Heads,
-    ) -> Tensor:
-        """What the heads of one more token a row read, (rows, heads · width), from its queries,
-        keys and values side by side, (rows, (heads + 2 · pairs) · width), the scale included.
-
-        ``cache``: keys and values (rows, pairs, slots, width) of ``used`` tokens, to which this one
-        is added. ``turns``: cosine and sine side by side, (positions, width); they turn a head's
-        neighbours together. ``positions``: (rows,) int64. ``penalty``: (rows, slots), added to the
-        scores: 0 or −∞, not −∞ everywhere.
-        """
-        keys, values = cache
-        read = qkv.new_empty(len(qkv), heads.queries * heads.width)
-        room = self.library.decoding_room(ctypes.c_int64(keys.shape[2]))
-        tensors = {"qkv": qkv, "turns": turns, "positions": positions, "penalty": penalty}
-        tensors |= {"keys": keys, "values": values, "read": read}
-        tensors["scratch"] = qkv.new_empty(torch.get_num_threads(), room)
-        self.run(
-            self.library.decoding_forward,
-            _Decoding(
-                rows=len(qkv),
-                heads=heads.queries,
-                pairs=heads.pairs,
-                width=heads.width,
-                slots=keys.shape[2],
-                used=used,
-                room=room,
-                thread=self.thread,
-                **addresses(tensors),
-            ),
-            work=read.numel() * (used + 1),
-        )
-        return read
 
     def adapters_gradients(
         self, g: Tensor, x: Tensor, packed: PackedAdapters

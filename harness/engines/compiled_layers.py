@@ -24,7 +24,7 @@ from harness.engines.compiled import Compiled, addresses, compiled, in_vectors
 FITS = 4 * 2**20
 _SIDE = 6  # tokens that are multiplied side by side
 _TASK = 72  # that go through a half together, at most
-_MULTIPLIED = 16  # products summed in the time of one number read
+MULTIPLIED = 16  # products summed in the time of one number read
 _WAYS = ("forward", "backward")
 
 
@@ -253,15 +253,11 @@ class Layers:
         """``products``: that are summed for a token. The first of the ``tensors`` has a row for
         each token."""
         first = next(iter(tensors.values()))
-        tokens = len(first)
-        threads = torch.get_num_threads()
-        rounds = max(1, -(-tokens // (threads * _TASK)))
-        each = -(-tokens // (threads * rounds))
-        task = -(-each // _SIDE) * _SIDE
+        tokens, task = len(first), together(len(first))
         room = getattr(self._library, f"{name}_room")(
             ctypes.c_int64(task), *(ctypes.c_int64(sizes[size]) for size in room_of)
         )
-        tensors["scratch"] = first.new_empty(threads, room)
+        tensors["scratch"] = first.new_empty(torch.get_num_threads(), room)
         job = kind(
             tokens=tokens,
             task=task,
@@ -272,7 +268,15 @@ class Layers:
             **addresses(tensors),
         )
         function = getattr(self._library, name)
-        self._functions.run(function, job, work=tokens * products // _MULTIPLIED)
+        self._functions.run(function, job, work=tokens * products // MULTIPLIED)
+
+
+def together(tokens: int) -> int:
+    """How many tokens go through a layer at a time, so that all threads have as many."""
+    threads = torch.get_num_threads()
+    rounds = max(1, -(-tokens // (threads * _TASK)))
+    each = -(-tokens // (threads * rounds))
+    return -(-each // _SIDE) * _SIDE
 
 
 def layers_for(layers: Sequence[Any]) -> Layers | None:

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DynamicCache, LlamaForCausalLM
 
-from harness.engines.compiled import Compiled, Heads, compiled
-from harness.engines.compiled_layers import Layers, Panels, layers_for
+from harness.engines.compiled import Heads
+from harness.engines.compiled_decoding import Decoding, Rows, Small, decoding
+from harness.engines.compiled_layers import Layers, layers_for
 from harness.engines.folding import MAX_BYTES, effective_weight
 from harness.engines.operators import rms_norm
 from harness.engines.products import Product
@@ -73,16 +74,13 @@ class _Plain:
 class _Compiled:
     layers: Layers
     eps: float
-    _qkv: Panels
-    _out: Panels
-    _gate_up: Panels
-    _down: Panels
+    panels: Small
 
     def qkv(self, x: Tensor) -> Tensor:
-        return self.layers.first_half(x, self._qkv, self.eps)[0]
+        return self.layers.first_half(x, self.panels.qkv, self.eps)[0]
 
     def rest(self, read: Tensor, x: Tensor) -> Tensor:
-        weights = (self._out, self._gate_up, self._down)
+        weights = (self.panels.out, self.panels.gate_up, self.panels.down)
         return self.layers.second_half(read, x, *weights, self.eps)[0]
 
 
@@ -101,13 +99,17 @@ class FusedLlama:
         self._heads = int(config.num_attention_heads)
         self._kv_heads = int(config.num_key_value_heads)
         self._shape = Heads(self._heads, self._kv_heads, self._width, 1.0)
-        self._compiled = compiled() if self._shape.suit else None
+        self._decoding = decoding() if self._shape.suit else None
+        self._eps = float(config.rms_norm_eps)
+        small = [layer.panels for layer in layers if isinstance(layer, _Compiled)]
+        self._small = small if len(small) == len(layers) else None
         rope: Any = model.model.rotary_emb
         angles = torch.outer(
             torch.arange(int(config.max_position_embeddings), dtype=torch.float32),
             rope.inv_freq.float(),
         )
         self._rotation = torch.polar(torch.full_like(angles, float(rope.attention_scaling)), angles)
+        self._turns = torch.view_as_real(self._rotation).flatten(1)
 
     def __call__(
         self, input_ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache
@@ -116,15 +118,15 @@ class FusedLlama:
 
         ``input_ids`` and ``positions``: (rows, new); ``mask``: (rows, old + new), 0 for padding.
         """
-        x = functional.embedding(input_ids, self._embedding)
         # A row that ended at the context's limit may linger beside longer ones: nobody reads it.
         known = positions.clamp(max=len(self._rotation) - 1)
+        if self._decoding is not None and mask.shape[1] > input_ids.shape[1] == 1:
+            return self._one_more(self._decoding, input_ids, mask, known, cache)
+        x = functional.embedding(input_ids, self._embedding)
         rotation = self._rotation[known].unsqueeze(1)  # over the heads
         allowed = self._allowed(mask, input_ids.shape[1])
         if input_ids.shape[1] <= _SHORT:
             allowed = self._penalty(allowed, cache)
-        if self._compiled is not None and mask.shape[1] > input_ids.shape[1] == 1:
-            return self._one_more(self._compiled, x.squeeze(1), known, allowed, cache)
         for number, layer in enumerate(self._layers):
             queries, keys, values = self._turned(x, layer, rotation)
             keys, values = cache.update(keys, values, number)
@@ -139,20 +141,26 @@ class FusedLlama:
 
     def _one_more(
         self,
-        functions: Compiled,
-        x: Tensor,
+        functions: Decoding,
+        input_ids: Tensor,
+        mask: Tensor,
         positions: Tensor,
-        penalty: Tensor,
         cache: DynamicCache,
     ) -> Tensor:
-        """As ``__call__``, of one new token a row: ``x`` (rows, hidden)."""
-        turns = torch.view_as_real(self._rotation).flatten(1)
-        penalty, positions = penalty.flatten(1), positions.flatten()
-        for layer, room in zip(self._layers, roomy_layers(cache), strict=True):
-            qkv, used = layer.qkv(x), room.next_slot()
-            whole = room.whole[0], room.whole[1]
-            read = functions.decode(qkv, turns, positions, penalty, whole, used, self._shape)
-            x = layer.rest(read, x)
+        """As ``__call__``, of one new token a row."""
+        rows = Rows(self._turns, positions.flatten(), mask)
+        tokens, rooms = input_ids.flatten(), roomy_layers(cache)
+        for room in rooms:
+            room.next_slot()
+        caches = [(room.whole[0], room.whole[1]) for room in rooms]
+        if self._small is not None:
+            states = functions.layers(
+                tokens, self._embedding, self._small, rows, caches, self._shape, self._eps
+            )
+            return self._head(states)
+        x = functional.embedding(tokens, self._embedding)
+        for layer, whole in zip(self._layers, caches, strict=True):
+            x = layer.rest(functions.attention(layer.qkv(x), rows, whole, self._shape), x)
         return self._head(x)
 
     def _turned(self, x: Tensor, layer: _Layer, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -237,8 +245,8 @@ def fuse(model: nn.Module, *, max_bytes: int = MAX_BYTES) -> FusedLlama | None:
             layers.append(_Plain(eps, *(Product(matrix) for matrix in matrices)))
         else:
             gates = known.pack(torch.cat([gate, up]), after, gated=True)
-            panels = (known.pack(qkv), known.pack(out), gates, known.pack(down))
-            layers.append(_Compiled(known, eps, *panels))
+            panels = Small(known.pack(qkv), known.pack(out), gates, known.pack(down))
+            layers.append(_Compiled(known, eps, panels))
     head = effective_weight(model.lm_head)
     if head is None:
         return None

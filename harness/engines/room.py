@@ -47,12 +47,11 @@ class RoomyLayer(DynamicLayer):
         self._use(end)
         return self.whole[0][:, :, :end], self.whole[1][:, :, :end]
 
-    def next_slot(self) -> int:
-        """Take one more slot into use, which the caller fills in ``whole``; its number."""
+    def next_slot(self) -> None:
+        """Take one more slot into use, which the caller fills in ``whole``."""
         used = self.get_seq_length()
         self.make_room(used + 1)
         self._use(used + 1)
-        return used
 
     def make_room(self, end: int) -> int:
         """Slots for at least so many tokens, once there are some; how many slots there are."""

@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from harness.engines.compiled_decoding import decoding
+
 _INCREMENT = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -44,6 +46,10 @@ def choose(logits: Tensor, temperatures: Tensor, numbers: Tensor) -> tuple[Tenso
     which is then certain; ``numbers`` (rows,) float64 in [0, 1). The cumulative sum is float64:
     in float32 its rounding over a vocabulary of 100,000 would exceed the rarest tokens' share.
     """
+    functions = decoding() if logits.device.type == "cpu" else None
+    if functions is not None:
+        whole = logits.float().contiguous()
+        return functions.choose(whole, temperatures.contiguous(), numbers.contiguous())
     sampled = temperatures > 0
     if not bool(sampled.any()):
         return logits.argmax(dim=-1), torch.ones_like(temperatures)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness.engines import adapted, attention, compiled_layers, llama, operators
+from harness.engines import adapted, attention, compiled_decoding, compiled_layers, operators
 from harness.engines.compiled import compiled
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -20,7 +20,7 @@ def either_way(request: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """By compiled layers and by compiled steps, where there is a compiler, and by torch's
     operators."""
     if request.param == "torch":
-        for module in (adapted, attention, compiled_layers, llama, operators):
+        for module in (adapted, attention, compiled_decoding, compiled_layers, operators):
             monkeypatch.setattr(module, "compiled", lambda: None)
     elif compiled() is None:
         pytest.skip("no C compiler here")

@@ -95,43 +95,6 @@ def test_weights_that_are_no_numbers_stay_so(functions: Compiled) -> None:
     assert chosen.isnan().tolist() == [False, False, True]
 
 
-@pytest.mark.parametrize(("queries", "pairs", "width"), [(4, 4, 32), (4, 2, 16), (3, 1, 80)])
-def test_one_more_token(functions: Compiled, queries: int, pairs: int, width: int) -> None:
-    rows, slots, used = 5, 24, 18
-    heads = Heads(queries, pairs, width, 1.0)
-    qkv = normal(rows, (queries + 2 * pairs) * width)
-    keys, values = normal(rows, pairs, slots, width), normal(rows, pairs, slots, width, seed=1)
-    before = keys.clone(), values.clone()
-    turns = torch.polar(torch.ones(40, width // 2), angles(40, width))
-    positions = torch.tensor([18, 3, 30, 0, 39])
-    penalty = torch.zeros(rows, slots)
-    penalty[:, used + 1 :] = -torch.inf
-    penalty[1, :15] = -torch.inf
-    penalty[3, :18] = -torch.inf  # all but the new one
-    found = functions.decode(
-        qkv,
-        torch.view_as_real(turns).flatten(1),
-        positions,
-        penalty,
-        (keys, values),
-        used,
-        heads,
-    )
-    states = qkv.double().view(rows, -1, width)
-    turned = torch.view_as_real(
-        torch.view_as_complex(states.unflatten(-1, (-1, 2))) * turns[positions].unsqueeze(1)
-    ).flatten(-2)
-    close(keys[:, :, used], turned[:, queries : queries + pairs])
-    close(values[:, :, used], states[:, queries + pairs :])
-    others = torch.arange(slots) != used
-    assert torch.equal(keys[:, :, others], before[0][:, :, others])
-    assert torch.equal(values[:, :, others], before[1][:, :, others])
-    shared = queries // pairs
-    scores = turned[:, :queries, None] @ keys.double().repeat_interleave(shared, 1).mT
-    weights = (scores + penalty[:, None, None]).softmax(-1)
-    close(found, (weights @ values.double().repeat_interleave(shared, 1)).flatten(1))
-
-
 @pytest.mark.parametrize("tokens", [1, 7, 50, 700])
 @pytest.mark.parametrize("ranks", [[16], [16, 32], [16, 16, 16]])
 @pytest.mark.parametrize("gained", [False, True])

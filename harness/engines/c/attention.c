@@ -1,4 +1,4 @@
-/* Causal attention of whole rows, its backward, and attention of one more token a row.
+/* Causal attention of whole rows, and its backward.
  *
  * torch does this by some ten operators, each of which reads and writes memory; here a head's scores
  * never leave the processor's cache, and nothing is computed that causality hides.
@@ -24,9 +24,6 @@ typedef struct {
     int (*thread)(void);
     float scale;
 } attention;
-
-/* Lines that lie a multiple of 4 kB apart would drive each other out of the cache. */
-INLINE int64_t padded(int64_t length) { return ((length + 15) / 16 | 1) * 16; }
 
 int64_t attention_room(int64_t longest, int64_t width) {
     return 2 * padded(longest) * (width + QUERIES) + 4 * longest * width;
@@ -265,92 +262,3 @@ INLINE void attend_backward(const attention *a, int64_t row, int64_t pair, float
 
 ATTENTION(attention_forward, attend)
 ATTENTION(attention_backward, attend_backward)
-
-/* ------------------------------------------------------------------ one more token */
-
-typedef struct {
-    int64_t next; /* task: a row and a key-value head */
-    int64_t rows, heads, pairs, width;
-    int64_t slots, used;      /* of the cache; used before this token */
-    const float *qkv;         /* (rows, (heads + 2 pairs) width) */
-    const float *turns;       /* (positions, width): cosine and sine of each pair of neighbours */
-    const int64_t *positions; /* (rows) */
-    const float *penalty;     /* (rows, slots): added to the scores */
-    float *keys, *values;     /* (rows, pairs, slots, width) */
-    float *read;              /* (rows, heads width) */
-    float *scratch;
-    int64_t room;
-    int (*thread)(void);
-} decoding;
-
-int64_t decoding_room(int64_t slots) { return padded(slots); }
-
-/* Neighbours turned together, as one complex number. */
-INLINE void turn_neighbours(const float *x, const float *turns, float *out, int64_t width) {
-    for (int64_t i = 0; i < width; i += 2) {
-        float c = turns[i], s = turns[i + 1], one = x[i] * c - x[i + 1] * s;
-        out[i + 1] = x[i + 1] * c + x[i] * s;
-        out[i] = one;
-    }
-}
-
-INLINE void decode(const decoding *a, int64_t row, int64_t pair, float *weights, int64_t width) {
-    int64_t line = (a->heads + 2 * a->pairs) * width, group = a->heads / a->pairs;
-    int64_t count = a->used + 1, vectors = (count + LANES - 1) / LANES;
-    const float *x = a->qkv + row * line, *turns = a->turns + a->positions[row] * width;
-    const float *penalty = a->penalty + row * a->slots;
-    float *keys = a->keys + (row * a->pairs + pair) * a->slots * width;
-    float *values = a->values + (row * a->pairs + pair) * a->slots * width;
-    float query[WIDEST];
-
-    turn_neighbours(x + (a->heads + pair) * width, turns, keys + a->used * width, width);
-    memcpy(values + a->used * width, x + (a->heads + a->pairs + pair) * width,
-           sizeof(float) * width);
-    for (int64_t head = pair * group; head < (pair + 1) * group; head++) {
-        turn_neighbours(x + head * width, turns, query, width);
-        float top = DEAD;
-        for (int64_t j = 0; j < count; j++) {
-            vec total = {0};
-            for (int64_t at = 0; at < width; at += LANES) {
-                __builtin_prefetch(values + j * width + at);
-                total += load(query + at) * load(keys + j * width + at);
-            }
-            weights[j] = sum(total) + penalty[j];
-            top = weights[j] > top ? weights[j] : top;
-        }
-        for (int64_t j = count; j < vectors * LANES; j++) weights[j] = -1.0f / 0.0f;
-        vec shares = {0};
-        for (int64_t at = 0; at < vectors * LANES; at += LANES) {
-            vec score = load(weights + at);
-            vec share = pick(score < DEAD, all(0), exponential(score - top));
-            store(weights + at, share);
-            shares += share;
-        }
-        float inverse = 1 / sum(shares);
-        float *read = a->read + (row * a->heads + head) * width;
-        const float *ahead = keys + a->slots * width; /* of the next task */
-        for (int64_t at = 0; at < width; at += LANES) {
-            vec total = {0};
-            for (int64_t j = 0; j < count; j++) {
-                __builtin_prefetch(ahead + j * width + at);
-                total += weights[j] * load(values + j * width + at);
-            }
-            store(read + at, total * inverse);
-        }
-    }
-}
-
-#define TOGETHER 8 /* tasks: a thread reads on where it has read */
-
-void decoding_forward(decoding *a) {
-    float *scratch = a->scratch + a->room * a->thread();
-    int64_t first, tasks = a->rows * a->pairs;
-    while ((first = taken(&a->next, TOGETHER)) < tasks)
-        for (int64_t task = first; task < MIN(first + TOGETHER, tasks); task++) {
-            int64_t row = task / a->pairs, pair = task % a->pairs;
-            if (a->width == 32) decode(a, row, pair, scratch, 32);
-            else if (a->width == 64) decode(a, row, pair, scratch, 64);
-            else if (a->width == 128) decode(a, row, pair, scratch, 128);
-            else decode(a, row, pair, scratch, a->width);
-        }
-}

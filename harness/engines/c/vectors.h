@@ -140,3 +140,6 @@ INLINE void gate_backward(vec g, vec y, vec up, float *to_gate, float *to_up) {
 INLINE int64_t taken(int64_t *next, int64_t tasks) {
     return __atomic_fetch_add(next, tasks, __ATOMIC_RELAXED);
 }
+
+/* Lines that lie a multiple of 4 kB apart would drive each other out of the cache. */
+INLINE int64_t padded(int64_t length) { return ((length + 15) / 16 | 1) * 16; }
