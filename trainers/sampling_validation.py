@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from harness.engines.config import located, missing_files
 from harness.errors import InputError, nearest
 from trainers.data_rows import Prompt
@@ -17,6 +19,7 @@ from trainers.schedule_stages import (
     RejectionSamplingStage,
 )
 
+_ADAPTER, _HEAD = "adapter_model.safetensors", "head.safetensors"  # as harness stores them
 _FILES = ("samples_from", "preprompts_file")
 
 
@@ -41,22 +44,60 @@ def located_fields(stage: AnyStage, folder: Path) -> dict[str, Any]:
     return found
 
 
-def sampling_problems(schedule: Schedule) -> Iterator[Problem]:
-    """What is not there of the files that a located schedule's stages name; no server is asked."""
+def sampling_problems(schedule: Schedule, pocket: Path) -> Iterator[Problem]:
+    """What is not there, or does not fit, of the files that a located schedule's stages name; no
+    server is asked. ``pocket``: the folder of the base of that name."""
     for place, stage in enumerate(schedule.stages):
         loc = ("stages", place, stage.kind)
         if isinstance(stage, RejectionSamplingStage) and stage.sampler is not None:
             if stage.sampler.base_url is not None or stage.sampler.model != "pocket":
                 for field, message in missing_files(stage.sampler).items():
                     yield Problem((*loc, "sampler", field), message)
-            adapter = stage.sampler.adapter
-            if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
-                yield Problem((*loc, "sampler", "adapter"), f"no adapter in {adapter}")
+            if stage.sampler.adapter is not None:
+                base = pocket if stage.sampler.model == "pocket" else Path(stage.sampler.model)
+                wrong = adapter_problem(Path(stage.sampler.adapter), base)
+                if wrong is not None:
+                    yield Problem((*loc, "sampler", "adapter"), wrong)
         if isinstance(stage, ContextDistillationStage) and stage.preprompts_file is not None:
             try:
                 read_preprompts(stage)
             except InputError as error:
                 yield Problem((*loc, "preprompts_file"), str(error))
+
+
+def adapter_problem(adapter: Path, base: Path) -> str | None:
+    """Why a folder's adapter cannot reply on a base: told before a night's training, not after it.
+
+    Only the headers of the files are read, and a base that is no folder is not judged.
+    """
+    weights = adapter / _ADAPTER
+    if not (adapter / "adapter_config.json").is_file() or not weights.is_file():
+        return f"no adapter in {adapter}"
+    if (adapter / _HEAD).is_file():
+        return f"a member of a reward model is in {adapter}, not a policy"
+    try:
+        parts = _shapes(weights)
+        whole: dict[str, tuple[int, ...]] = {}
+        for file in base.glob("*.safetensors"):
+            whole |= _shapes(file)
+    except SafetensorError as error:
+        return f"not a whole safetensors file: {error}"
+    for name, shape in parts.items():
+        module, _, side = name.removeprefix("base_model.model.").rpartition(".lora_")
+        there = whole.get(f"{module}.weight", ())
+        if side not in ("A.weight", "B.weight") or len(shape) != 2 or len(there) != 2:
+            continue
+        wide = shape[1] if side[0] == "A" else shape[0]
+        if wide not in there:  # some models have their matrices the other way round
+            sizes = " x ".join(map(str, there))
+            return f"is for another base: {module} is {sizes} in {base}, and {wide} wide in it"
+    return None
+
+
+def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    with safe_open(file, framework="numpy") as opened:
+        names = opened.keys()
+        return {name: tuple(opened.get_slice(name).get_shape()) for name in names}
 
 
 def read_preprompts(stage: ContextDistillationStage) -> tuple[str, ...]:

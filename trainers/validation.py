@@ -58,7 +58,7 @@ def resolve(schedule: Schedule, folder: Path, source: Source | None = None) -> R
     if located.evaluate.judge is not None:
         for field, message in missing_files(located.evaluate.judge).items():
             problems.append(Problem(("evaluate", "judge", field), message))
-    problems += sampling_problems(located)
+    problems += sampling_problems(located, POCKET_BASE)
     problems += of_sets
     metrics: dict[str, Metric] = {}
     if not problems:

@@ -10,9 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from peft import LoraConfig
 
+from harness.adapters import add_adapter, save_adapter
 from harness.chat import user
 from harness.errors import InputError
+from harness.models import ModelSpec, load
+from harness.reward_models import HEAD_FILE
 from trainers.devices import devices
 from trainers.memory import plan_stages
 from trainers.memory_advice import advise
@@ -163,6 +167,38 @@ def test_rejection_sampling_settings_that_do_not_fit(settings: str, message: str
 )
 def test_context_distillation_settings_that_do_not_fit(settings: str, message: str) -> None:
     assert message in error_of(with_cd(settings))
+
+
+def test_an_adapter_that_cannot_reply_on_the_samplers_base_is_refused_before_training(
+    tmp_path: Path, tiny_llama: Path
+) -> None:
+    """Its shapes are compared by the files' headers alone."""
+    base = load(ModelSpec(str(tiny_llama)))
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    lora = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+    save_adapter(add_adapter(base.model, "policy", lora, seed=1), "policy", folder)
+
+    def text(model: str) -> str:
+        return with_v1(f"sampler: {{model: {model}, adapter: ./adapter}}")
+
+    resolved(text(str(tiny_llama)), tmp_path)
+    where = "s.yaml:7: stages.v1.sampler.adapter: "
+    told = error_of(text("pocket"), tmp_path)
+    assert told.startswith(f"{where}is for another base: model.layers.0.")
+    assert "128" in told
+    assert "\n" not in told
+    weights = folder / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-10])
+    told = error_of(text(str(tiny_llama)), tmp_path)
+    assert told.startswith(f"{where}not a whole safetensors file: ")
+    weights.unlink()
+    assert error_of(text(str(tiny_llama)), tmp_path) == f"{where}no adapter in {folder}"
+    weights.write_bytes(whole)
+    (folder / HEAD_FILE).write_bytes(b"")
+    told = error_of(text(str(tiny_llama)), tmp_path)
+    assert told == f"{where}a member of a reward model is in {folder}, not a policy"
 
 
 def test_prompts_without_a_harmful_one_are_no_use_to_distillation(tmp_path: Path) -> None:
