@@ -101,10 +101,10 @@ def read_source(source: Path) -> list[tuple[Place, Best]]:
 
 
 def content_hash(source: Path) -> str:
-    """sha256 (hex) over the bytes of the files of ``samples_from``."""
+    """sha256 (hex) over the bytes of the files of ``samples_from``, one after the other."""
     digest = hashlib.sha256()
     for path in files_of(source):
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

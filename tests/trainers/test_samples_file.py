@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -46,6 +47,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     [row, _] = demonstrations(rows)
     assert row.messages == (*BEST.messages, assistant(BEST.text))
     before = content_hash(path)
+    assert before == hashlib.sha256(path.read_bytes()).hexdigest()  # as sha256sum says
     write_lines([BEST], path)
     assert content_hash(path) != before
     assert read_samples(tmp_path / "none") == []
