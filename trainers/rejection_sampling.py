@@ -27,7 +27,16 @@ from harness.reward_models import Combined, Rule
 from trainers.best_of_k import curves, tuned
 from trainers.data_rows import Prompt
 from trainers.lora import place_policy
-from trainers.sampled_replies import Ask, Replies, Sampled, asking, failures, score, tokenised
+from trainers.sampled_replies import (
+    Ask,
+    Replies,
+    Sampled,
+    asking,
+    failures,
+    nothing_sampled,
+    score,
+    tokenised,
+)
 from trainers.sampled_stage import (
     Round,
     draw,
@@ -183,7 +192,7 @@ class _Stage:
             replies = self._asked(ask, drawn, temperature, ctx.seed("sampling", this.epoch))
         found = self._scored(_candidates(drawn, replies))
         if not found:
-            raise InputError("no prompt leaves room for a reply", path=stage.prompts)
+            raise nothing_sampled(replies, stage.prompts)
         whole = [entry.rewards for entry in found if len(entry.rewards) == stage.samples]
         return found, {
             **tuning,

@@ -62,6 +62,15 @@ def failures(replies: Iterable[Replies]) -> dict[str, int]:
     return dict(sorted(kinds.items()))
 
 
+def nothing_sampled(replies: Sequence[Replies], source: str) -> InputError:
+    """Why there is nothing to choose from."""
+    reasons = failures(replies)
+    if reasons.keys() <= {_NO_ROOM}:
+        return InputError("no prompt leaves room for a reply", path=source)
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+    return InputError(f"no prompt got a reply to choose from: {told}", path=source)
+
+
 class Ask(Protocol):
     """Sample ``samples`` replies to each prompt, in the prompts' order; ``keys`` name the prompts
     for the sampling."""

@@ -215,3 +215,12 @@ def test_a_server_that_is_not_there(make: Any) -> None:
     sampler = {"model": "large", "base_url": "http://127.0.0.1:9/v1", "retries": 0}
     with pytest.raises(InputError, match=r"v1.sampler: 18 of 18 samples failed: unreachable"):
         only(make("run", sampler=sampler))
+
+
+def test_a_server_that_says_nothing(make: Any) -> None:
+    with chat_server(lambda body: says(None, finish="length")) as server:
+        ctx = make("run", sampler={"model": "large", "base_url": server.url})
+        with pytest.raises(
+            InputError, match=r"prompts\.jsonl: no prompt got a reply to choose from: 18 empty$"
+        ):
+            only(ctx)
