@@ -48,11 +48,13 @@ class Source:
 
     def error(self, problem: Problem) -> InputError:
         """The problem with its file and line, or with the override that brought it in."""
+        steps = _without_kind(problem.loc)
         for loc, text in self.overrides.items():
-            if loc == _without_kind(problem.loc)[: len(loc)]:
+            if loc == steps[: len(loc)]:
                 return InputError(
                     problem.message,
                     path=f"--set {text}",
+                    field=".".join(map(str, steps[len(loc) :])) or None,
                     expected=problem.expected,
                     nearest=problem.nearest,
                 )

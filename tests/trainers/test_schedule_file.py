@@ -279,6 +279,14 @@ def test_overrides_go_by_stage_name_and_are_typed() -> None:
     ("override", "message"),
     [
         ("stages.ppo.kl=abc", '--set stages.ppo.kl=abc: got "abc"; expected a number'),
+        (
+            "stages.ppo.reward={safety: 3}",
+            "--set stages.ppo.reward={safety: 3}: safety: got 3; expected text",
+        ),
+        (
+            "evaluate.judge={model: m, votes: 0}",
+            "--set evaluate.judge={model: m, votes: 0}: votes: must be greater than or equal to 1",
+        ),
         ("stages.pppo.kl=1", "unknown path, no 'pppo' here; did you mean 'ppo'?"),
         ("stages.ppo.kll=1", "unknown path, no 'kll' here; did you mean 'kl'?"),
         ("stages.ppo.optimizer.epss=1", "unknown path, no 'epss' here; did you mean 'eps'?"),
