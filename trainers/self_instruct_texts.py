@@ -20,9 +20,10 @@ SUFFIXES = (".txt", ".md")
 TAG = re.compile(r"Source:\d+REF")
 
 # A sentence's end: marks, and the quotes and brackets that close behind them.
-_END = re.compile(r"[.!?…]+[\"'”’»)\]*_]*(?=\s)|[。！？｡]+[」』”’）]*")
-_NEXT = re.compile(r"\s+[\"'“‘«(\[*_¿¡—–-]*\s*(\S)")
+_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’»)\]*_]*+(?=\s)|[。！？｡]++[」』”’）]*+")
+_NEXT = re.compile(r"\s++[\"'“‘«(\[*_¿¡—–-]*\s*(\S)")
 _LAST_WORD = re.compile(r"(?:\w\.)*\w+\Z")
+_LONGEST_WORD = 64  # characters before a full stop that are looked at: no abbreviation has more
 # Before a full stop these end no sentence, in the languages that the checks know.
 _ABBREVIATIONS = word_set(
     """mr mrs ms dr prof st sr jr rev hon gen col capt lt sgt vs etc eg ie e.g i.e cf al ca approx
@@ -218,7 +219,7 @@ def _ends(text: str, begin: int, mark: re.Match[str], end: int) -> bool:
         return not following[1].islower()
     if following[1].islower():
         return False
-    word = _LAST_WORD.search(text, begin, mark.start())
+    word = _LAST_WORD.search(text, max(begin, mark.start() - _LONGEST_WORD), mark.start())
     if word is None:
         return True
     last = word[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,23 @@ def test_markdown_has_headings_tables_code_and_a_header_that_is_none() -> None:
         "Done.",
     ]
     assert shown("# The hall.\nIt opens.") == ["# The hall.", "It opens."]  # no markdown: a line
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "Smith, J. " * 20_000,  # initials and abbreviations, which end no sentence
+        "See e.g. No. 4 " * 13_000,
+        "Contents " + "." * 200_000 + "x",
+        "End. Next." + " " * 200_000 + "\n",
+        "word " * 40_000,
+    ],
+)
+def test_a_long_line_takes_time_by_its_length(line: str) -> None:
+    """These took the square of it: five minutes and more."""
+    before = time.process_time()
+    assert list(split(line))
+    assert time.process_time() - before < 5.0
 
 
 def test_offsets_give_the_sentences_back_and_lose_nothing() -> None:
