@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from datasets import Dataset
@@ -22,10 +22,12 @@ from harness.adapters import activate, using
 from harness.engines.merged import merged_linears
 from trainers.dpo_data import DpoData, Preference, load
 from trainers.lora import save_policy
+from trainers.packing import IGNORED
 from trainers.policy_epochs import Epoch, Train, policy_epochs
 from trainers.policy_net import PolicyNet, reference_adapter
 from trainers.rollouts import Replies, measured_log_probs
 from trainers.schedule_stages import DpoStage
+from trainers.shared_pairs import SharedPairs
 from trainers.stage import POLICY, Checkpoint, StageContext
 from trainers.trl_epoch import (
     Plan,
@@ -135,8 +137,13 @@ def dataset(rows: Sequence[Preference], reference: LogProbs) -> Dataset:
     )
 
 
-class PreferenceTrainer(RowsWeighed, WeightsInPlace, DPOTrainer):
+class PreferenceTrainer(SharedPairs, RowsWeighed, WeightsInPlace, DPOTrainer):
     """trl's trainer of pairs that are token ids already, with the reference's log-probabilities."""
+
+    blank: ClassVar = {
+        **{name: [0] for name in ("prompt_ids", "chosen_ids", "rejected_ids")},
+        **dict.fromkeys(("ref_chosen_logps", "ref_rejected_logps"), 0.0),
+    }
 
     def __init__(self, net: PolicyNet, **settings: Any) -> None:
         # Without a reference trl would load another base. It is given one that it never asks.
@@ -147,6 +154,16 @@ class PreferenceTrainer(RowsWeighed, WeightsInPlace, DPOTrainer):
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
+
+    def outputs(
+        self, model: Any, inputs: dict[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Log-probabilities and what is logged of tokens; and the batch as it is."""
+        ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        labels = ids.masked_fill(inputs["completion_mask"] == 0, IGNORED)
+        found = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+        names = ("log_probs", "entropy", "mean_logits", "is_top1")
+        return {name: getattr(found, name) for name in names}, inputs
 
 
 # --------------------------------------------------------------------------- the stage
@@ -211,6 +228,7 @@ def _train_epoch(
             train_dataset=rows,
             processing_class=ctx.base().tokenizer,
         )
+        trainer.share(plan.micro_batch)
         scalars = run_epoch(
             trainer,
             passes=plan.passes,

@@ -11,7 +11,7 @@ does. Others get trl's padded batches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,16 @@ class _Block:
             + [_REJECTED] * (len(rejected) - shared),
             len(chosen) - 1,
         )
+
+
+def tokens_a_reply(batch: Mapping[str, Tensor]) -> Tensor:
+    """(2·pairs,) int64, chosen first: how many tokens of a ``PairCollator``'s batch, or of a padded
+    one, are computed for each reply. A shared prompt counts to the chosen one."""
+    if "block" not in batch:
+        return batch["attention_mask"].sum(dim=1)
+    block, pairs = batch["block"], len(batch["ends"]) // 2
+    reply = block + pairs * (batch["branch"] == _REJECTED)
+    return torch.bincount(reply[block >= 0], minlength=2 * pairs)
 
 
 def attention(block: Tensor, branch: Tensor, dtype: torch.dtype) -> Tensor:

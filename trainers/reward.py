@@ -136,6 +136,7 @@ def _train_member(
             data_collator=WithLabels(collator) if stage.safety_weight > 0 else collator,
         )
         trainer.safety_weight = stage.safety_weight
+        trainer.share(plan.micro_batch)
         scalars: dict[str, Any] = run_epoch(
             trainer,
             passes=plan.passes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from trl import RewardTrainer
 
 from harness.models import TOKENS_AT_ONCE, backbone, causal_model, length_sorted_batches
-from trainers.pair_batches import attention
+from trainers.pair_batches import attention, tokens_a_reply
+from trainers.shared_pairs import SharedPairs
 from trainers.trl_epoch import RowsWeighed, WeightsInPlace
 
 if TYPE_CHECKING:
@@ -81,12 +82,7 @@ class RewardNet(nn.Module):
         return result
 
 
-class PairTrainer(RowsWeighed, WeightsInPlace, RewardTrainer):
-    """trl's trainer of a ``RewardNet``; its ``margin`` column makes the loss Llama 2's.
-
-    With a column ``safe`` (see ``WithLabels``), ``safety_weight`` times ``safety_loss`` is added.
-    """
-
+class _LabelledPairs(RowsWeighed, WeightsInPlace, RewardTrainer):
     safety_weight = 0.0
 
     def _set_signature_columns_if_needed(self) -> None:
@@ -107,10 +103,27 @@ class PairTrainer(RowsWeighed, WeightsInPlace, RewardTrainer):
         loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
         if safe is not None:
             auxiliary = safety_loss(outputs.logits.squeeze(-1), safe)
-            mode = "train" if model.training else "eval"
+            mode = "train" if self.model.training else "eval"
             self._metrics[mode]["safety_loss"].append(float(auxiliary.detach()))
             loss = loss + weight * self.safety_weight * auxiliary
         return (loss, outputs) if return_outputs else loss
+
+
+class PairTrainer(SharedPairs, _LabelledPairs):
+    """trl's trainer of a ``RewardNet``; its ``margin`` column makes the loss Llama 2's.
+
+    With a column ``safe`` (see ``WithLabels``), ``safety_weight`` times ``safety_loss`` is added.
+    """
+
+    blank: ClassVar = {"chosen_ids": [0], "rejected_ids": [0], "margin": 0.0, "safe": [-1, -1]}
+
+    def outputs(
+        self, model: Any, inputs: dict[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Scores; and margins, labels, tokens."""
+        known = {name: x for name, x in inputs.items() if name in ("margin", "safe")}
+        known["attention_mask"] = tokens_a_reply(inputs)
+        return {"logits": model(**inputs).logits}, known
 
 
 def safety_loss(scores: Tensor, safe: Tensor) -> Tensor:

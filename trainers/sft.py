@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerate.data_loader import SeedableRandomSampler
-from datasets import Dataset, concatenate_datasets
-from torch.utils.data import Sampler
+from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from harness.adapters import activate
 from harness.engines.local import eos_ids
 from harness.errors import InputError
 from harness.models import causal_model
+from trainers.blank_rows import ReadsBlanksLast, filled
 from trainers.data import Demonstration, Document, load_demonstrations
 from trainers.lora import save_policy
 from trainers.packing import IGNORED, PackedCollator, pack
@@ -31,6 +30,10 @@ from trainers.trl_epoch import Plan, WeightsInPlace, borrowed, micro_batch, run_
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+# A row of a token without loss.
+BLANK = {"input_ids": [0], "labels": [IGNORED], "seq_lengths": [1]}
+
 
 # --------------------------------------------------------------------------- batches
 
@@ -55,46 +58,8 @@ def dataset(rows: Sequence[Example], *, packing: bool, max_length: int, seed: in
 # --------------------------------------------------------------------------- the stage
 
 
-def filled(data: Dataset, sequences: int) -> Dataset:
-    """The rows, and at their end blank ones of a token without loss, up to a multiple of
-    ``sequences``: what several processes read at once. accelerate would take rows from the
-    beginning a second time."""
-    blank = {"input_ids": [0], "labels": [IGNORED], "seq_lengths": [1]}
-    rows = {name: [blank[name]] * (-len(data) % sequences) for name in data.column_names}
-    return concatenate_datasets([data, Dataset.from_dict(rows, features=data.features)])
-
-
-class BlanksLast(Sampler[int]):
-    """The order of ``real`` rows in which one process reads them, then those that come after."""
-
-    def __init__(self, real: int, total: int) -> None:
-        self._order = SeedableRandomSampler(range(real))
-        self._blanks = range(real, total)
-
-    def set_epoch(self, epoch: int) -> None:
-        """The pass that is made next, from 0; transformers says so."""
-        self._order.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        return len(self._order) + len(self._blanks)
-
-    def __iter__(self) -> Iterator[int]:
-        yield from self._order
-        yield from self._blanks
-
-
-class PolicyTrainer(WeightsInPlace, SFTTrainer):
-    """trl's trainer of the policy adapter. ``real``: the rows before blank ones; default all."""
-
-    def __init__(self, *, real: int | None = None, **settings: Any) -> None:
-        self._real = real
-        super().__init__(**settings)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        rows: Any = self.train_dataset
-        if self._real is None or self._real == len(rows):
-            return super()._get_train_sampler(train_dataset)
-        return BlanksLast(self._real, len(rows))
+class PolicyTrainer(ReadsBlanksLast, WeightsInPlace, SFTTrainer):
+    """trl's trainer of the policy adapter."""
 
 
 @dataclass(frozen=True)
@@ -121,11 +86,11 @@ def train_epoch(
     tokenizer = ctx.base().tokenizer
     collator = PackedCollator(int(tokenizer.pad_token_id)) if training.packing else None
     plan = training.plan.among(ctx.team.size)
-    rows = filled(data, plan.micro_batch * plan.processes) if plan.processes > 1 else data
+    together = plan.micro_batch * plan.processes
+    rows = filled(data, together, BLANK) if plan.processes > 1 else data
     activate(model, POLICY)
     with borrowed(model, gradient_checkpointing=training.gradient_checkpointing):
         trainer = PolicyTrainer(
-            real=len(data),
             model=model,
             args=SFTConfig(
                 **plan.arguments(staging, on_cpu=model.device.type == "cpu"),
@@ -136,6 +101,7 @@ def train_epoch(
             processing_class=tokenizer,
             data_collator=collator,
         )
+        trainer.real = len(data)
         scalars = run_epoch(
             trainer,
             passes=plan.passes,

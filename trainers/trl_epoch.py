@@ -17,7 +17,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,7 +82,8 @@ class Plan:
         return self.batch // (self.micro_batch * self.processes)
 
     def among(self, processes: int) -> Plan:
-        """The same steps shared by several processes: each takes its part of every batch.
+        """The same steps shared by several processes: each takes its part of every batch, and what
+        all read at once can be cut into micro-batches of one process.
 
         Raises ``InputError`` where the batch cannot be shared evenly.
         """
@@ -93,7 +94,11 @@ class Plan:
                 expected=f"a multiple of {processes}",
             )
         share = self.batch // processes
-        fits = [size for size in range(1, self.micro_batch + 1) if share % size == 0]
+        fits = [
+            size
+            for size in range(1, self.micro_batch + 1)
+            if share % size == 0 and size * processes % self.micro_batch == 0
+        ]
         return replace(self, micro_batch=fits[-1], processes=processes)
 
     def arguments(self, output: Path, *, on_cpu: bool) -> dict[str, Any]:
@@ -159,8 +164,12 @@ class RowsWeighed:
         """The micro-batches of the next optimiser step."""
         above: Any = super()
         samples, items = above.get_batch_samples(*args, **settings)
-        self._rows_a_forward = sum(map(_rows, samples)) / max(1, len(samples))
+        self._rows_a_forward = sum(self.rows_of(samples)) / max(1, len(samples))
         return samples, items
+
+    def rows_of(self, samples: Sequence[dict[str, Any]]) -> list[int]:
+        """Rows in each of the step's micro-batches."""
+        return [_rows(batch) for batch in samples]
 
     def compute_loss(
         self,

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
-# Fine-tuning has batches that are not full: 61 = 3 · 16 + 13 rows, 13 = 8 + 5 replies, and what is
-# kept of distilled ones. Pairs have counts that the batches divide.
+# Every stage has a batch that is not full: 61 = 3 · 16 + 13 rows, 13 = 8 + 5 replies, what is kept
+# of distilled ones, 3 · 16 + 1 and 3 · 16 + 3 pairs.
 SCHEDULE = """
 name: shared
 model: pocket
@@ -24,9 +26,9 @@ stages:
       max_length: 256, packing: false}
   - sft: {name: packed, data: pocket/demonstrations, limit: 61, epochs: 2, learning_rate: 1e-3,
       batch: 6, max_length: 256}
-  - reward: {name: helpfulness, members: 1, data: pocket/helpful, limit: 64, held_out: 0.25,
+  - reward: {name: helpfulness, members: 1, data: pocket/helpful, limit: 65, held_out: 0.25,
       batch: 16, learning_rate: 1e-4, max_length: 256}
-  - reward: {name: safety, members: 1, data: pocket/safe, limit: 64, held_out: 0.25,
+  - reward: {name: safety, members: 1, data: pocket/safe, limit: 68, held_out: 0.25,
       batch: 16, learning_rate: 1e-4, max_length: 256}
   - rejection_sampling: {prompts_per_epoch: 13, samples: 2, batch: 8, max_new_tokens: 12}
   - context_distillation: {prompts_per_epoch: 32, batch: 8, max_new_tokens: 12}
@@ -86,5 +88,11 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
             assert found[name] == pytest.approx(value, rel=1e-3, abs=1e-4), (checkpoint, name)
         if "loss" in expected:
             assert found["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+    for stage, pairs in (("helpfulness", 49), ("safety", 51)):
+        assert alone[f"{stage}-e001"]["pairs"] == pairs
+        member = f"checkpoints/{stage}-e001/members/0/adapter_model.safetensors"
+        ours, theirs = (load_file(tmp_path / name / member) for name in ("shared", "alone"))
+        for key, weight in theirs.items():
+            torch.testing.assert_close(ours[key], weight, rtol=0, atol=1e-6)
     states = {p.name for p in (tmp_path / "shared/checkpoints/sft-e001/trainer").iterdir()}
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= states  # it was trained by two

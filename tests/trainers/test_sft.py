@@ -28,7 +28,7 @@ from harness.chat import Conversation, assistant, render, system, user
 from harness.errors import InputError, IntegrityError
 from harness.models import LoadedModel, ModelSpec, causal_model, load
 from harness.store.commit import verify
-from trainers import sft, sft_rows
+from trainers import blank_rows, sft, sft_rows
 from trainers.lora import lora_config, place_policy
 from trainers.packing import IGNORED, PackedCollator
 from trainers.schedule_stages import Lora, Optimizer
@@ -157,7 +157,7 @@ def test_processes_share_rows_that_do_not_go_round_by_blank_ones(
     """Two processes, two rows a forward: a blank row has no token with loss, and comes last."""
     rows = [sft_rows.Example([7 + i, 8, 9], [IGNORED, 8, 9]) for i in range(count)]
     data = sft.dataset(rows, packing=packing, max_length=3, seed=1)
-    found = sft.filled(data, 4)
+    found = blank_rows.filled(data, 4, sft.BLANK)
     assert [found[i] for i in range(count)] == [data[i] for i in range(count)]
     made = [found[i] for i in range(count, len(found))]
     assert len(made) == blanks
@@ -165,7 +165,7 @@ def test_processes_share_rows_that_do_not_go_round_by_blank_ones(
     if packing and made:
         batch = PackedCollator(0)([data[0], made[0]])
         assert batch["labels"].tolist()[1] == [IGNORED] * 3
-    order = sft.BlanksLast(count, len(found))
+    order = blank_rows.BlanksLast(count, len(found))
     seen = []
     for number in (0, 1, 0):
         order.set_epoch(number)

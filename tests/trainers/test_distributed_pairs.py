@@ -1,0 +1,235 @@
+"""Stages on pairs whose last batch is not whole, with one process and with several: the same pairs,
+losses, metrics and weights, and the same bytes after an interruption.
+
+This file is also the program that the several processes run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from harness.store.run import Run
+from trainers import dpo, reward
+from trainers.schedule import Schedule
+from trainers.stage import StageContext
+from trainers.team import ALONE, Team, join
+
+# Batches of twelve. By name: how many pairs, and the stage.
+STAGES: dict[str, tuple[int, dict[str, Any]]] = {
+    # One pair is left over: every process but the first has none.
+    "one-over": (25, {"kind": "reward", "members": 1}),
+    # Three are, in forwards of three; labels, a mean to keep to, members that draw their pairs.
+    "accumulated": (
+        27,
+        {
+            "kind": "reward",
+            "members": 2,
+            "bootstrap": True,
+            "micro_batch": 3,
+            "safety_weight": 0.5,
+            "center_coefficient": 0.01,
+        },
+    ),
+    # Two processes cannot read four each: half a batch is six.
+    "cut-anew": (17, {"kind": "reward", "members": 1, "micro_batch": 4, "margin": "none"}),
+    "padded": (16, {"kind": "reward", "members": 1, "safety_weight": 0.5}),
+    "dpo": (25, {"kind": "dpo", "label_smoothing": 0.1}),
+    "dpo-accumulated": (17, {"kind": "dpo", "micro_batch": 4, "loss": "ipo"}),
+    "dpo-one-pair": (1, {"kind": "dpo", "loss": "hinge"}),
+}
+# Of the first epoch's first step, where the policy is the reference: which wins is rounding.
+_TIES = {"implicit_accuracy", "rewards/accuracies"}
+
+
+def context(folder: Path, base: Path, name: str, team: Team, logged: list[Any]) -> StageContext:
+    """A stage of a run at ``folder / name``, which the leader creates."""
+    pairs, settings = STAGES[name]
+    run = folder / name
+    if team.leads and not run.exists():
+        Run.create(run, schedule_yaml="", info={})
+        rows = [
+            {
+                "prompt": f"say {i}",
+                "chosen": f"{i} it is" + "!" * (3 * i % 20),
+                "rejected": "no" + "?" * (7 * i % 30),
+                "rating": ("significantly better", "slightly better")[i % 2],
+                "chosen_safe": i % 3 > 0,
+                "rejected_safe": i % 4 == 0,
+            }
+            for i in range(pairs)
+        ]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(lines)
+    team.meet()
+    stage = {
+        "name": name,
+        "data": str(folder / f"{name}.jsonl"),
+        "held_out": 0,
+        "batch": 12,
+        "epochs": 2,
+        "learning_rate": 1e-3,
+        "warmup_ratio": 0,
+        "max_length": 96,
+        "lora": {"r": 4, "alpha": 32.0},
+        **settings,
+    }
+    schedule = Schedule.model_validate_json(
+        json.dumps(
+            {
+                "name": "test",
+                "model": str(base),
+                "quantization": "none",
+                "seed": 3,
+                "stages": [stage],
+                "evaluate": {"sets": []},
+            }
+        )
+    )
+    return StageContext(
+        run=Run.open(run),
+        schedule=schedule,
+        stage=schedule.stages[0],
+        start=None,
+        base_folder=str(base),
+        log=logged.append,
+        team=team,
+    )
+
+
+def train(folder: Path, base: Path, team: Team, *, interrupted: bool = False) -> None:
+    """All stages; what they logged goes into ``logs.json``. ``interrupted``: stop after an epoch,
+    and go on with nothing of it in memory."""
+    makers = {"reward": reward.checkpoints, "dpo": dpo.checkpoints}
+    logs = {}
+    for name, (_, settings) in STAGES.items():
+        logged: list[Any] = []
+        with pytest.MonkeyPatch.context() as patch:
+            if name == "padded":
+                patch.setattr(reward, "suits", lambda _: False)
+            make = makers[settings["kind"]]
+            if interrupted:
+                stream: Any = make(context(folder, base, name, team, logged))
+                while next(stream).epoch == 0:
+                    pass
+                stream.close()
+                torch.rand(7)
+            list(make(context(folder, base, name, team, logged)))
+        logs[name] = logged
+    if team.leads:
+        (folder / "logs.json").write_text(json.dumps(logs))
+
+
+def launch(folder: Path, base: Path, processes: int, *, interrupted: bool = False) -> None:
+    folder.mkdir()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc_per_node", str(processes), __file__, str(folder), str(base)),
+            *(["interrupted"] if interrupted else []),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env=dict(os.environ, OMP_NUM_THREADS="1", ACCELERATE_USE_CPU="true"),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def checkpoints(folder: Path, name: str) -> list[Path]:
+    return sorted((folder / name / "checkpoints").iterdir())
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    return {
+        f"{path.relative_to(checkpoint)}/{key}": tensor
+        for path in sorted(checkpoint.rglob("*.safetensors"))
+        for key, tensor in load_file(path).items()
+    }
+
+
+def training(checkpoint: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((checkpoint / "checkpoint.json").read_text())["training"]
+    return content
+
+
+def alike(found: Any, expected: Any, *, ties: bool) -> None:
+    """Every number within 1e-5, but those that rounding decides where there may be ``ties``."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for key in expected:
+            if not (ties and key in _TIES):
+                alike(found[key], expected[key], ties=ties)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            alike(one, other, ties=ties)
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
+    else:
+        assert found == expected
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    train(folder, tiny_llama, ALONE)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [2, 3])
+def test_pairs_that_do_not_go_round_train_as_in_one_process(
+    tmp_path: Path, tiny_llama: Path, alone: Path, processes: int
+) -> None:
+    shared = tmp_path / "shared"
+    launch(shared, tiny_llama, processes)
+    for name, (pairs, settings) in STAGES.items():
+        assert pairs % 12
+        for expected, found in zip(
+            checkpoints(alone, name), checkpoints(shared, name), strict=True
+        ):
+            first = settings["kind"] == "dpo" and expected.name.endswith("e001")
+            alike(training(found), training(expected), ties=first)
+            ours, theirs = weights(found), weights(expected)
+            assert ours.keys() == theirs.keys()
+            for key, weight in theirs.items():
+                # A hundredth of a step's length; the wrong pairs would make it many of them.
+                torch.testing.assert_close(ours[key], weight, rtol=0, atol=1e-5)
+    logs = [json.loads((folder / "logs.json").read_text()) for folder in (alone, shared)]
+    for name, (_, settings) in STAGES.items():
+        steps = [[{**entry, "epoch": None} for entry in part[name]] for part in logs]
+        assert len(steps[0]) >= 2
+        for expected, found in zip(*steps, strict=True):
+            alike(found, expected, ties=settings["kind"] == "dpo" and expected["step"] == 1)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_to_the_same_bytes(tmp_path: Path, tiny_llama: Path) -> None:
+    digests = []
+    for interrupted in (False, True):
+        folder = tmp_path / str(interrupted)
+        launch(folder, tiny_llama, 2, interrupted=interrupted)
+        digests.append(
+            {
+                str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+                for name in STAGES
+                for path in sorted((folder / name / "checkpoints").rglob("*"))
+                if path.is_file()
+            }
+        )
+    assert any("rng_state_1.pth" in path for path in digests[0])  # it was trained by two
+    assert digests[1] == digests[0]
+
+
+if __name__ == "__main__":
+    train(Path(sys.argv[1]), Path(sys.argv[2]), join(), interrupted="interrupted" in sys.argv)
