@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,6 +24,21 @@ from harness.engines.operators import log_softmax_at
 from harness.engines.trunk import Trunk, trunk
 from harness.models import backbone, causal_model
 from trainers.recomputing import recomputed
+
+
+# Numbers of the vocabulary's width that are kept for a backward; more are computed again.
+_LOGITS_AT_ONCE = 2**26
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Of labels at n places, (n,) each; only the log-probabilities may have a gradient, and the
+    entropy where it is wanted."""
+
+    log_probs: Tensor
+    entropy: Tensor
+    likeliest: Tensor  # bool: whether no word is likelier
+    mean_logits: Tensor  # over the words, divided by the temperature
 
 
 class Learner:
@@ -49,6 +66,36 @@ class Learner:
         ).last_hidden_state
         return states[rows, columns]
 
+    @property
+    def predicts(self) -> bool:
+        """Whether it has ``predictions``."""
+        return self._trunk is not None and self._head is not None
+
+    def predictions(
+        self,
+        input_ids: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        targets: Tensor,
+        *,
+        temperature: float = 1.0,
+        entropy_grad: bool = False,
+    ) -> Predictions:
+        """As ``log_probs``, and more; of layers that are written out."""
+        assert self._trunk is not None
+        assert self._head is not None
+        states = self._trunk.hidden(input_ids, rows, columns)
+        found: tuple[Tensor, Tensor, Tensor] = _LogProbs.apply(
+            states, self._head, targets, temperature, entropy_grad
+        )
+        mean = (states.detach() @ self._mean_word).div_(temperature)
+        return Predictions(*found, mean)
+
+    @cached_property
+    def _mean_word(self) -> Tensor:
+        assert self._head is not None
+        return self._head.mean(0)
+
     def log_probs(
         self,
         input_ids: Tensor,
@@ -65,12 +112,16 @@ class Learner:
         at 32,000 words they are the largest tensor of all. The entropy has a gradient only if
         wanted.
         """
-        if self._trunk is not None and self._head is not None:
-            states = self._trunk.hidden(input_ids, rows, columns)
-            found: tuple[Tensor, Tensor] = _LogProbs.apply(
-                states, self._head, targets, temperature, entropy_grad
+        if self.predicts:
+            found = self.predictions(
+                input_ids,
+                rows,
+                columns,
+                targets,
+                temperature=temperature,
+                entropy_grad=entropy_grad,
             )
-            return found
+            return found.log_probs, found.entropy
         first = int(columns.min())
         logits = self._model(
             input_ids=input_ids, use_cache=False, logits_to_keep=input_ids.shape[1] - first
@@ -96,37 +147,51 @@ def learner(model: PreTrainedModel | PeftModel, *, recompute: bool = False) -> I
 
 
 class _LogProbs(torch.autograd.Function):
-    """log softmax of hidden·headᵀ / temperature at the targets, and the entropy.
+    """log softmax of hidden·headᵀ / temperature at the targets, the entropy, and whether no word is
+    likelier.
 
     Of all tensors of the vocabulary's width only the probabilities p are kept, and the backward
-    overwrites them: ∂log p_t/∂z = onehot(t) − p, ∂H/∂z = −p·(log p + H).
+    overwrites them: ∂log p_t/∂z = onehot(t) − p, ∂H/∂z = −p·(log p + H). More than
+    ``_LOGITS_AT_ONCE`` are computed part by part, and once more in the backward.
     """
 
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, temperature: float, entropic: bool
-    ) -> tuple[Tensor, Tensor]:
-        chosen, entropy, p = log_softmax_at(hidden @ head.T, targets, temperature)
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        size = max(1, _LOGITS_AT_ONCE // len(head))
+        parts = []
+        for states, aims in zip(hidden.split(size), targets.split(size), strict=True):
+            *part, p = log_softmax_at(states @ head.T, aims, temperature)
+            parts.append(part)
+        chosen, entropy, likeliest = (torch.cat(part) for part in zip(*parts, strict=True))
         if ctx.needs_input_grad[0]:
-            ctx.p = p
-        ctx.head, ctx.targets, ctx.temperature = head, targets, temperature
+            ctx.p = p if len(parts) == 1 else None
+            ctx.hidden = hidden if len(parts) > 1 else None
+        ctx.head, ctx.targets, ctx.temperature, ctx.size = head, targets, temperature, size
         ctx.entropy = entropy if entropic else None
-        if not entropic:
-            ctx.mark_non_differentiable(entropy)
-        return chosen, entropy
+        ctx.mark_non_differentiable(likeliest, *(() if entropic else (entropy,)))
+        return chosen, entropy, likeliest
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        to_chosen, to_entropy = gradients
-        p, ctx.p = ctx.p, None
-        if p is None:
+        to_chosen, to_entropy, _ = gradients
+        p, ctx.p, hidden, ctx.hidden = ctx.p, None, ctx.hidden, None
+        if p is None and hidden is None:
             raise RuntimeError("a second backward: what the first needed is gone")
-        if ctx.entropy is not None:
-            # −p·(log p + H)·g, and 0 where p is: the limit of p·log p.
-            slope = torch.xlogy(p, p).addcmul_(p, ctx.entropy[:, None]).mul_(-to_entropy[:, None])
-        to_logits = p.mul_(-to_chosen[:, None])
-        places = torch.arange(len(p))
-        to_logits[places, ctx.targets] += to_chosen
-        if ctx.entropy is not None:
-            to_logits += slope
-        return (to_logits @ ctx.head).div_(ctx.temperature), None, None, None, None
+        found = []
+        for start in range(0, len(ctx.targets), ctx.size):
+            part = slice(start, start + ctx.size)
+            targets = ctx.targets[part]
+            if hidden is not None:
+                p = log_softmax_at(hidden[part] @ ctx.head.T, targets, ctx.temperature)[-1]
+            if ctx.entropy is not None:
+                # −p·(log p + H)·g, and 0 where p is: the limit of p·log p.
+                slope = torch.xlogy(p, p).addcmul_(p, ctx.entropy[part, None])
+                slope.mul_(-to_entropy[part, None])
+            to_logits = p.mul_(-to_chosen[part, None])
+            to_logits[torch.arange(len(targets)), targets] += to_chosen[part]
+            if ctx.entropy is not None:
+                to_logits += slope
+            found.append((to_logits @ ctx.head).div_(ctx.temperature))
+        return torch.cat(found), None, None, None, None

@@ -121,6 +121,7 @@ class _Words(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("next", "tokens", "width")),
         *((name, ctypes.c_void_p) for name in ("logits", "targets", "chosen", "entropy")),
+        ("likeliest", ctypes.c_void_p),
         ("divisor", ctypes.c_float),
     ]
 
@@ -236,16 +237,18 @@ class Compiled:
 
     def log_softmax(
         self, logits: Tensor, targets: Tensor, temperature: float
-    ) -> tuple[Tensor, Tensor]:
-        """Log-probabilities of the targets under softmax(logits / temperature), and the entropy,
-        (n,) each; puts the probabilities in place of ``logits`` (n, words)."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities of the targets under softmax(logits / temperature), the entropy, and
+        whether no word is likelier (bool), (n,) each; puts the probabilities in place of ``logits``
+        (n, words)."""
         found = {"chosen": logits.new_empty(len(logits)), "entropy": logits.new_empty(len(logits))}
+        found["likeliest"] = torch.empty(len(logits), dtype=torch.bool)
         tokens, width = logits.shape
         targets = targets.contiguous()
         tensors = {"logits": logits, "targets": targets, **found}
         job = _Words(tokens=tokens, width=width, divisor=temperature, **addresses(tensors))
         self.run(self.library.words_forward, job, work=logits.numel())
-        return found["chosen"], found["entropy"]
+        return found["chosen"], found["entropy"], found["likeliest"]
 
     def _attention(
         self,

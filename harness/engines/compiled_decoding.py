@@ -1,5 +1,5 @@
-"""Compiled functions of one more token a row (``c/decoding.c``): attention to a cache, all layers of
-a small model at once, and the choice of the token.
+"""Compiled functions of one more token a row (``c/decoding.c``): attention to a cache, all layers
+of a small model at once, and the choice of the token.
 
 float32 on the CPU; widths are multiples of 16.
 """

@@ -23,7 +23,9 @@ from harness.adapters import active
 from harness.chat import Message, render
 from harness.engines.folding import Folded, fold
 from harness.engines.llama import FusedLlama, fuse
+from harness.engines.operators import log_probs_at
 from harness.engines.protocol import Request
+from harness.engines.reading import Reader, pad_right
 from harness.engines.room import is_plain, joined, roomy_cache
 from harness.engines.sampling import choose, uniform
 from harness.engines.threads import Threads, seat
@@ -191,36 +193,35 @@ class LocalEngine:
         vocabulary = int(causal_model(self.model).config.get_text_config().vocab_size)
         longest = max((len(reply) for reply in replies), default=0)
         size = max(1, min(self.batch_size, _MAX_LOGITS // (vocabulary * (longest + 1))))
+        reader = Reader(self.model)
         for positions in length_sorted_batches(lengths, size, tokens=TOKENS_AT_ONCE):
             indices = [wanted[position] for position in positions]
-            rows = self._log_probs(
-                [[*prompts[index], *replies[index]] for index in indices],
-                [len(replies[index]) for index in indices],
-                temperature,
-            )
-            for index, row in zip(indices, rows, strict=True):
-                results[index] = row
+            starts = torch.tensor([len(prompts[index]) for index in indices])
+            counts = [len(replies[index]) for index in indices]
+            sequences = [[*prompts[index], *replies[index]] for index in indices]
+            values = self._log_probs(reader, sequences, starts, counts, temperature)
+            for index, row in zip(indices, values.split(counts), strict=True):
+                results[index] = row.cpu()
         return results
 
     @torch.no_grad()
     def _log_probs(
-        self, sequences: list[list[int]], lengths: list[int], temperature: float
-    ) -> list[Tensor]:
-        model = causal_model(self.model)
-        batch = pad_left(sequences, pad_id=self._pad_id, device=model.device)
-        longest = max(lengths)
-        with eval_mode(model):
-            logits = model(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                position_ids=batch.position_ids,
-                use_cache=False,
-                logits_to_keep=longest + 1,
-            ).logits[:, :-1]
-        scaled = logits.float() / temperature
-        targets = batch.input_ids[:, -longest:].unsqueeze(-1)
-        values = scaled.gather(-1, targets).squeeze(-1) - scaled.logsumexp(dim=-1)
-        return [row[longest - n :].cpu() for row, n in zip(values, lengths, strict=True)]
+        self,
+        reader: Reader,
+        sequences: list[list[int]],
+        starts: Tensor,
+        counts: list[int],
+        temperature: float,
+    ) -> Tensor:
+        """Of the last tokens of each sequence, which begin at ``starts`` (rows,), one row's behind
+        the other's. A function of its own: logits must not outlive their batch."""
+        ids = pad_right(sequences, pad_id=self._pad_id, device=causal_model(self.model).device)
+        many = torch.tensor(counts)
+        rows = torch.arange(len(sequences)).repeat_interleave(many)
+        columns = torch.arange(len(rows)) - (many.cumsum(0) - many - starts)[rows]
+        rows, columns = rows.to(ids.device), columns.to(ids.device)
+        logits = reader.logits(ids, rows, columns - 1).float()
+        return log_probs_at(logits, ids[rows, columns], temperature)
 
     def _adapter(self) -> str | None:
         return active(self.model).name if isinstance(self.model, PeftModel) else None

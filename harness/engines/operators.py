@@ -58,9 +58,10 @@ def swiglu_backward(g: Tensor, gate_up: Tensor) -> Tensor:
 
 def log_softmax_at(
     logits: Tensor, targets: Tensor, temperature: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities of the targets under softmax(logits / temperature), the entropy, (n,) each,
-    and the probabilities (n, words), for which ``logits`` may be overwritten.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Log-probabilities of the targets under softmax(logits / temperature), the entropy, and
+    whether no word is likelier (bool), (n,) each, and the probabilities (n, words), for which
+    ``logits`` may be overwritten.
 
     ``targets``: (n,) int64.
     """
@@ -70,9 +71,10 @@ def log_softmax_at(
         logits.div_(temperature)
     log_p = logits.log_softmax(-1)
     chosen = log_p.gather(-1, targets[:, None]).squeeze(-1)
+    likeliest = chosen == log_p.amax(-1)
     p = torch.exp(log_p, out=logits)
     entropy = torch.linalg.vecdot(p, log_p.clamp_(min=torch.finfo(p.dtype).min)).neg_()
-    return chosen, entropy, p
+    return chosen, entropy, likeliest, p
 
 
 def log_probs_at(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:

@@ -91,7 +91,7 @@ def test_weights_that_are_no_numbers_stay_so(functions: Compiled) -> None:
     assert functions.swiglu(gate_up).isnan().sum() == 1
     logits = normal(3, 40)
     logits[2, 7] = torch.nan
-    chosen, _ = functions.log_softmax(logits, torch.zeros(3, dtype=torch.int64), 1.0)
+    chosen, *_ = functions.log_softmax(logits, torch.zeros(3, dtype=torch.int64), 1.0)
     assert chosen.isnan().tolist() == [False, False, True]
 
 
@@ -163,7 +163,9 @@ def test_log_probabilities(functions: Compiled, words: int, temperature: float) 
     targets = torch.randint(0, words, (40,), generator=torch.Generator().manual_seed(2))
     targets[0] = 0
     log_p = (logits.double() / temperature).log_softmax(-1)
-    chosen, entropy = functions.log_softmax(logits, targets, temperature)
+    targets[1::3] = log_p.argmax(1)[1::3]
+    chosen, entropy, likeliest = functions.log_softmax(logits, targets, temperature)
+    assert torch.equal(likeliest, targets == log_p.argmax(1))
     close(chosen, log_p.gather(1, targets[:, None]).squeeze(1))
     close(entropy, torch.distributions.Categorical(logits=log_p).entropy())
     close(logits, log_p.exp())

@@ -76,6 +76,7 @@ typedef struct {
     const int64_t *targets; /* (tokens) */
     float *chosen;          /* (tokens): the targets' log-probabilities */
     float *entropy;         /* (tokens) */
+    uint8_t *likeliest;     /* (tokens): whether no word is likelier than the target */
     float divisor;          /* of the logits */
 } words;
 
@@ -91,6 +92,7 @@ INLINE void log_softmax(const words *a, int64_t token) {
     float top = largest(tops);
     for (int64_t at = whole; at < a->width; at++) top = x[at] > top ? x[at] : top;
     float known = (x[a->targets[token]] - top) * by;
+    a->likeliest[token] = known == 0;
     for (int64_t at = 0; at < whole; at += LANES) {
         vec y = (load(x + at) - top) * by, e = exponential(y);
         e = pick(y < -87.0f, all(0), e);

@@ -1,0 +1,194 @@
+"""trl's forward through the layers that are written out gives what trl's own gives."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from torch import Tensor
+from trl.trainer.utils import add_fused_lm_head
+
+from harness.adapters import activate, adapter_weights, add_adapter
+from harness.models import ModelSpec, Quantization, causal_model, load
+from trainers import learner
+from trainers.packing import IGNORED, PackedCollator
+from trainers.trunk_forward import Learners, through_trunk
+
+FIELDS = ("log_probs", "entropy", "mean_logits", "is_top1")
+
+
+@pytest.fixture(params=["none", "nf4"])
+def model(tiny_llama: Path, request: Any) -> Any:
+    return adapted(tiny_llama, request.param)
+
+
+def adapted(base: Path, quantization: Quantization = "none", **settings: Any) -> Any:
+    loaded = load(ModelSpec(base=str(base), quantization=quantization, dtype="float32"))
+    settings = {"target_modules": "all-linear", **settings}
+    config = LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **settings)
+    model = add_adapter(loaded.model, "policy", config, seed=1)
+    torch.manual_seed(4)
+    for name, weight in adapter_weights(model, "policy").items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, 0.0, 0.2)
+    activate(model, "policy", train=True)
+    return model
+
+
+def tokens(*shape: int) -> Tensor:
+    return torch.randint(3, 100, shape, generator=torch.Generator().manual_seed(1))
+
+
+def padded(side: str) -> dict[str, Tensor]:
+    mask = torch.ones(4, 9, dtype=torch.int64)
+    for row, empty in enumerate((0, 3, 6, 1)):
+        if side in ("right", "both"):
+            mask[row, 9 - empty :] = 0
+        if side in ("left", "both"):
+            mask[row, : empty // 2 if side == "both" else empty] = 0
+    ids = tokens(4, 9)
+    labels = ids.masked_fill(mask == 0, IGNORED)
+    labels[0, :4] = labels[2, :] = IGNORED  # a row without any
+    labels[torch.arange(4), mask.argmax(1)] = IGNORED  # nothing predicts a row's first token
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def packed() -> dict[str, Tensor]:
+    rows = []
+    for number, lengths in enumerate([(4, 3, 2), (5,), (1, 6)]):
+        ids = tokens(3, 9)[number, : sum(lengths)].tolist()
+        labels = [IGNORED if place % 4 == 1 else token for place, token in enumerate(ids)]
+        rows.append({"input_ids": ids, "labels": labels, "seq_lengths": lengths})
+    return PackedCollator(0)(rows)
+
+
+BATCHES = {side: padded(side) for side in ("right", "left", "both")} | {"packed": packed()}
+
+
+def both(
+    model: Any, batch: dict[str, Tensor], *, temperature: float = 1.0
+) -> tuple[list[Any], list[list[Tensor]]]:
+    """trl's output and ours, with the gradients of a loss of the log-probabilities."""
+    inner = causal_model(model)
+    add_fused_lm_head(inner, temperature=temperature, outputs=FIELDS)
+    found, gradients = [], []
+    weight = torch.randn(batch["labels"].shape, generator=torch.Generator().manual_seed(2))[:, 1:]
+    for ours in (False, True):
+        with ExitStack() as stack:
+            if ours:
+                stack.enter_context(through_trunk(inner, model, temperature=temperature))
+            output = model(**batch, use_cache=False, fused_lm_head=True)
+            loss = (output.log_probs * weight).sum()
+            gradients.append(list(torch.autograd.grad(loss, trained(model))))
+        found.append(output)
+    return found, gradients
+
+
+def trained(model: Any) -> list[Tensor]:
+    return [*adapter_weights(model, "policy").values()]
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_everything_that_trl_reads(model: Any, kind: str, temperature: float) -> None:
+    (theirs, ours), gradients = both(model, BATCHES[kind], temperature=temperature)
+    assert ours.log_probs.grad_fn is not None
+    for name in ("loss", *FIELDS, "label_mask"):
+        one, other = getattr(ours, name), getattr(theirs, name)
+        assert one.dtype == other.dtype
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert not ours.entropy.requires_grad
+    for one, other in zip(*gradients, strict=True):
+        assert float((one - other).norm()) <= 1e-4 * float(other.norm())
+
+
+def test_it_is_ours_that_answered(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same with the model's own layers out of order."""
+    inner = causal_model(model)
+    add_fused_lm_head(inner, outputs=FIELDS)
+    expected = model(**BATCHES["packed"], use_cache=False, fused_lm_head=True)
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr(type(inner.model), "forward", broken)
+    with through_trunk(inner, model):
+        found = model(**BATCHES["packed"], use_cache=False, fused_lm_head=True)
+        with pytest.raises(AssertionError):
+            model(input_ids=BATCHES["packed"]["input_ids"])  # logits are theirs
+    torch.testing.assert_close(found.log_probs, expected.log_probs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("why", ["gap", "no label", "both", "positions", "dropout", "head"])
+def test_other_batches_and_models_are_left_to_trl(tiny_llama: Path, why: str) -> None:
+    settings = {
+        "dropout": {"lora_dropout": 0.5},
+        "head": {"target_modules": ["q_proj", "lm_head"]},
+    }
+    model = adapted(tiny_llama, **settings.get(why, {}))
+    batch = {name: tensor.clone() for name, tensor in BATCHES["right"].items()}
+    if why == "gap":
+        batch["attention_mask"][0, 2] = 0
+    elif why == "no label":
+        batch["labels"][:] = IGNORED
+    elif why == "both":
+        batch["position_ids"] = torch.arange(9).expand(4, 9) + 2
+    elif why == "positions":
+        batch.pop("attention_mask")
+        batch["position_ids"] = torch.arange(9).expand(4, 9) + 2
+    model.train()
+    inner = causal_model(model)
+    add_fused_lm_head(inner, outputs=FIELDS)
+    found = []
+    for ours in (False, True):
+        with ExitStack() as stack:
+            if ours:
+                stack.enter_context(through_trunk(inner, model))
+            torch.manual_seed(5)
+            found.append(model(**batch, use_cache=False, fused_lm_head=True).log_probs)
+    assert torch.equal(*found)
+
+
+def test_logits_of_many_places_are_computed_part_by_part(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (_, whole), (_, expected) = both(model, BATCHES["right"])
+    monkeypatch.setattr(learner, "_LOGITS_AT_ONCE", 5 * len(causal_model(model).lm_head.weight))
+    (_, parts), (_, found) = both(model, BATCHES["right"])
+    torch.testing.assert_close(parts.log_probs, whole.log_probs)
+    torch.testing.assert_close(parts.entropy, whole.entropy)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_learner_is_made_again_when_weights_change(model: Any) -> None:
+    learners = Learners(model)
+    assert learners.suit()
+    first = learners.current()
+    assert first is not None
+    assert learners.current() is first
+    optimizer = torch.optim.AdamW(trained(model), lr=0.1)
+    for weight in trained(model):
+        weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    second = learners.current()
+    assert second is not first
+    activate(model, None)
+    base = learners.current()
+    activate(model, "policy", train=True)
+    assert learners.current() is second
+    activate(model, None)
+    assert learners.current() is base
+
+
+def test_trl_gets_its_forward_back(model: Any) -> None:
+    inner = causal_model(model)
+    add_fused_lm_head(inner)
+    before = vars(inner)["forward"]
+    with pytest.raises(KeyError), through_trunk(inner, model):
+        raise KeyError
+    assert vars(inner)["forward"] is before

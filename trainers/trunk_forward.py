@@ -1,0 +1,169 @@
+"""trl's trainers by the layers that are written out (``harness/engines/trunk.py``), where a model
+is one of theirs: float32 Llamas on the CPU.
+
+trl asks for the log-probabilities of labels by ``model(..., labels=..., fused_lm_head=True)``, its
+own forward that runs the whole model over padded rows and its head over all places. Here rows are
+read without padding, whether they are padded or packed, and the last layer and the head at the
+labels alone; what trl is given is the same, up to the order of float32 additions.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from trl.trainer.utils import FusedCausalLMOutput
+
+from harness.adapters import active, adapter_weights
+from harness.engines.trunk import trunk
+from harness.models import causal_model
+from trainers.learner import Learner
+from trainers.packing import IGNORED
+
+_READ = {"input_ids", "attention_mask", "position_ids", "use_cache"}
+
+
+class Learners:
+    """The learner of the adapter that is active, made again when weights have changed."""
+
+    def __init__(self, model: PeftModel, *, recompute: bool = False) -> None:
+        """``recompute``: as for ``learner``."""
+        self._model, self._inner = model, causal_model(model)
+        self._recompute = recompute
+        self._weights: dict[str | None, list[Tensor]] = {None: []}
+        self._made: dict[str | None, tuple[tuple[Any, ...], Learner | None]] = {}
+
+    def suit(self) -> bool:
+        """Whether the active adapter can be trained by layers that are written out."""
+        training = self._inner.training
+        self._inner.train()
+        try:
+            return trunk(self._inner) is not None
+        finally:
+            self._inner.train(training)
+
+    def current(self) -> Learner | None:
+        """None where the layers are not written out. Good until weights change."""
+        name = active(self._model).name
+        if name not in self._weights:
+            self._weights[name] = [*adapter_weights(self._model, name or "").values()]
+        versions = (self._inner.training, *(weight._version for weight in self._weights[name]))
+        known = self._made.get(name)
+        if known is None or known[0] != versions:
+            self._made.pop(name, None)  # before the next one takes as much memory
+            found = trunk(self._inner, recompute=self._recompute)
+            net = None if found is None else Learner(self._model, found)
+            known = self._made[name] = versions, net
+        return known[1]
+
+
+@contextmanager
+def through_trunk(
+    net: nn.Module, model: PeftModel, *, temperature: float = 1.0, recompute: bool = False
+) -> Iterator[None]:
+    """Inside, the forward that trl has put on ``net``, a view of ``model`` with the adapter that is
+    active, goes through the layers that are written out, where there are any. ``temperature``: that
+    trl's forward divides logits by; ``recompute``: as for ``learner``."""
+    theirs = vars(net)["forward"]
+    learners = Learners(model, recompute=recompute)
+    vars(net)["forward"] = _forward(theirs, learners, temperature)
+    try:
+        yield
+    finally:
+        vars(net)["forward"] = theirs
+
+
+def _forward(
+    theirs: Callable[..., Any], learners: Learners, temperature: float
+) -> Callable[..., Any]:
+    @functools.wraps(theirs)  # whose signature tells what a model takes
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        asked = dict(kwargs)
+        fused, labels = asked.pop("fused_lm_head", False), asked.pop("labels", None)
+        given = {name: value for name, value in asked.items() if value is not None}
+        if fused and labels is not None and not args and given.keys() <= _READ:
+            places = _places(given, labels)
+            net = None if places is None else learners.current()
+            if places is not None and net is not None and net.predicts:
+                return _predicted(net, places, labels, temperature)
+        return theirs(*args, **kwargs)
+
+    return forward
+
+
+class _Places:
+    """Where labels are predicted: in the batch, and in its sequences, each a row from column 0."""
+
+    def __init__(
+        self, input_ids: Tensor, sequence: Tensor, position: Tensor, real: Tensor, labels: Tensor
+    ) -> None:
+        """(rows, longest) all: the number of each token's sequence and its position there."""
+        # A label is predicted at the place before it.
+        self.rows, self.columns = (labels[:, 1:] != IGNORED).nonzero().unbind(1)
+        at = sequence[self.rows, self.columns]
+        numbers, self.sequences = at.unique(return_inverse=True)
+        self.positions = position[self.rows, self.columns]
+        order = torch.full((int(sequence.max()) + 1,), -1)
+        order[numbers] = torch.arange(len(numbers))
+        wanted = real & (order[sequence] >= 0)
+        longest = int(position[wanted].max()) + 1
+        self.input_ids = torch.zeros(len(numbers), longest, dtype=torch.int64)
+        self.input_ids[order[sequence[wanted]], position[wanted]] = input_ids[wanted]
+
+
+def _places(given: Mapping[str, Any], labels: Tensor) -> _Places | None:
+    """None for a batch of another kind than trl's collators and ours make: rows padded on one side
+    or both, with a mask; or packed, with positions that start again."""
+    ids: Tensor = given["input_ids"]
+    mask, positions = given.get("attention_mask"), given.get("position_ids")
+    if (mask is None) == (positions is None) or not bool((labels[:, 1:] != IGNORED).any()):
+        return None
+    if mask is not None:
+        real = mask.bool()
+        position = real.cumsum(1) - 1
+        # A gap would be a place in the rotation.
+        gaps = (real[:, 1:] & ~real[:, :-1]).sum(1) + real[:, 0] > 1
+        if bool(gaps.any()):
+            return None
+        sequence = torch.arange(len(ids))[:, None].expand_as(ids)
+    else:
+        assert positions is not None
+        position, real = positions, torch.ones_like(ids, dtype=torch.bool)
+        begins = position == 0
+        begins[:, 0] = True
+        sequence = (begins.flatten().cumsum(0) - 1).view_as(ids)
+        inside = position[:, 1:] == position[:, :-1] + 1
+        if bool((position[:, 0] != 0).any()) or not bool((inside | begins[:, 1:]).all()):
+            return None
+    return _Places(ids, sequence, position, real, labels)
+
+
+def _predicted(
+    net: Learner, places: _Places, labels: Tensor, temperature: float
+) -> FusedCausalLMOutput:
+    wanted = labels[:, 1:] != IGNORED
+    found = net.predictions(
+        places.input_ids,
+        places.sequences,
+        places.positions,
+        labels[:, 1:][wanted],
+        temperature=temperature,
+    )
+
+    def spread(values: Tensor) -> Tensor:
+        empty = values.new_zeros(wanted.shape)
+        return empty.index_put((places.rows, places.columns), values)
+
+    return FusedCausalLMOutput(
+        loss=-found.log_probs.sum() / len(places.rows),
+        log_probs=spread(found.log_probs),
+        entropy=spread(found.entropy),
+        mean_logits=spread(found.mean_logits),
+        is_top1=spread(found.likeliest),
+        label_mask=wanted,
+    )
