@@ -214,7 +214,16 @@ def repeated(candidates: Sequence[Candidate], language: Code) -> dict[int, Dropp
     for group in groups.values():
         _same_question(group, candidates, language, found)
     texts = [f"{candidate.question} {candidate.answer or ''}" for candidate in candidates]
-    for i, j, _ in near_duplicates(texts, NEAR):
+    # The same text a thousand times is half a million pairs: only the first goes on.
+    distinct: dict[tuple[str, bool], int] = {}
+    for number, candidate in enumerate(candidates):
+        if number not in found:
+            of_it = (texts[number], candidate.answer is None)
+            if distinct.setdefault(of_it, number) != number:
+                found[number] = Dropped.NEAR_DUPLICATE
+    left = [*distinct.values()]
+    for at, then, _ in near_duplicates([texts[number] for number in left], NEAR):
+        i, j = left[at], left[then]
         first, second = candidates[i], candidates[j]
         if i in found or j in found or _of_two_things(first, second, language):
             continue
@@ -244,7 +253,7 @@ def _same_question(
     found: dict[int, Dropped],
 ) -> None:
     answered = [number for number in group if candidates[number].answer is not None]
-    said = [content_set(candidates[number].answer or "", language) for number in answered]
+    said = {content_set(candidates[number].answer or "", language) for number in answered}
     if any(not (one <= other or other <= one) for one in said for other in said):
         found.update(dict.fromkeys(answered, Dropped.CONTRADICTS))
     else:
@@ -258,7 +267,8 @@ def _answered_after_all(
     open_ones = [n for n, c in enumerate(candidates) if c.answer is None and n not in found]
     if not open_ones:
         return
-    answered = [n for n, c in enumerate(candidates) if c.answer is not None]
+    asked = {c.question: n for n, c in reversed([*enumerate(candidates)]) if c.answer is not None}
+    answered = [*asked.values()]  # each question once
     mixed = sorted(open_ones + answered)
     for i, j, _ in near_duplicates([candidates[number].question for number in mixed], NEAR):
         pair = (mixed[i], mixed[j])

@@ -99,8 +99,8 @@ def read_texts(source: Path, *, digits: int = 4) -> Texts:
     """Every ``.txt`` and ``.md`` file in a folder and below it, or one such file.
 
     Hidden files and folders are left out. A text that stands there twice is read once. Raises
-    ``InputError`` for a file that is not UTF-8, with the offset of the byte; where there are no
-    texts; and where two texts get one tag of so many digits.
+    ``InputError`` for a file that is not UTF-8, with the offset of the byte, or has such a name;
+    where there are no texts; and where two texts get one tag of so many digits.
     """
     paths = _paths(source)
     documents: list[Document] = []
@@ -110,6 +110,8 @@ def read_texts(source: Path, *, digits: int = 4) -> Texts:
     empty: list[str] = []
     for path in paths:
         name = path.name if source.is_file() else path.relative_to(source).as_posix()
+        if not name.isascii() and any("\ud800" <= character <= "\udfff" for character in name):
+            raise InputError("a name that is not UTF-8", path=path, expected="another file name")
         text = _decoded(path)
         found = tuple(split(text, markdown=path.suffix.lower() == ".md"))
         if not found:

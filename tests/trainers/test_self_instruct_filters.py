@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from trainers.self_instruct_filters import (
@@ -186,6 +188,21 @@ def test_repetition_over_all_windows() -> None:
     later = pair("What happened to the footbridge in 2013?", "Work ended", 1)
     found = repeated([first, again, same, other, year, later], "en")
     assert found == {1: Dropped.NEAR_DUPLICATE, 2: Dropped.NEAR_DUPLICATE}
+
+
+def test_one_pair_thousands_of_times_is_told_once() -> None:
+    """Text that a folder repeats; comparing all with all took gigabytes."""
+    tags = (f"Source:{n:04d}REF" for n in range(100))
+    windows = [window(tag=tag) for tag in tags]
+    one = pair("Who planned the footbridge over the Wend?", "Marta Oluwole", 0)
+    answered = [Candidate(windows[n % 100], one.question, one.answer, (0,)) for n in range(12_000)]
+    nobody = "Who owns the meadow?"
+    open_ones = [Candidate(windows[n % 100], nobody, None, ()) for n in range(3_000)]
+    before = time.process_time()
+    found = repeated([*answered, *open_ones], "en")
+    assert time.process_time() - before < 10.0
+    assert sorted({*range(15_000)} - {*found}) == [0, 12_000]
+    assert set(found.values()) == {Dropped.NEAR_DUPLICATE}
 
 
 def test_one_question_with_two_answers_goes_with_both() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 import time
 from pathlib import Path
@@ -222,6 +223,14 @@ def test_what_is_no_text_is_named_with_its_offset(
         read_texts(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path / 'x.txt'}: ")
     assert message in str(caught.value)
+
+
+def test_a_file_name_that_is_not_utf_8_is_refused_before_anybody_is_asked(tmp_path: Path) -> None:
+    """Rows name the file that they were made from."""
+    (tmp_path / "a.txt").write_text("The Po.")
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("The Adige.")
+    with pytest.raises(InputError, match="a name that is not UTF-8; expected another file name"):
+        read_texts(tmp_path)
 
 
 def test_folders_without_texts(tmp_path: Path) -> None:
