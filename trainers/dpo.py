@@ -160,10 +160,16 @@ class PreferenceTrainer(SharedPairs, RowsWeighed, WeightsInPlace, DPOTrainer):
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Log-probabilities and what is logged of tokens; and the batch as it is."""
         ids, mask = inputs["input_ids"], inputs["attention_mask"]
+        settings: dict[str, Any] = {"attention_mask": mask, "fused_lm_head": True}
+        if self.aux_loss_enabled:
+            settings["output_router_logits"] = True
         labels = ids.masked_fill(inputs["completion_mask"] == 0, IGNORED)
-        found = model(input_ids=ids, attention_mask=mask, labels=labels, fused_lm_head=True)
+        found = model(input_ids=ids, labels=labels, **settings)
         names = ("log_probs", "entropy", "mean_logits", "is_top1")
-        return {name: getattr(found, name) for name in names}, inputs
+        output = {name: getattr(found, name) for name in names}
+        if self.aux_loss_enabled:  # of a mixture of experts: one a forward, so each pair's
+            output["aux_loss"] = found.aux_loss.expand(len(inputs["ref_chosen_logps"]))
+        return output, inputs
 
 
 # --------------------------------------------------------------------------- the stage

@@ -99,7 +99,8 @@ class SharedPairs(ReadsBlanksLast):
             part = slice(start, start + self._alone)
             seen = SimpleNamespace(**{name: _by_side(x[part]) for name, x in shown.items()})
             micro = {name: _by_side(x[part]) for name, x in known.items()}
-            losses.append(above.compute_loss(lambda seen=seen, **_: seen, micro))
+            loss = above.compute_loss(lambda seen=seen, **_: seen, micro)
+            losses.append(loss.mean())  # of pairs, where something of a whole forward is in it
         return torch.stack(losses).sum()
 
     def _gathered(self, own: Tensor, pairs: int) -> Tensor:
