@@ -17,12 +17,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from harness.store.run import Run
 from trainers import dpo, reward
+from trainers.pair_batches import PairCollator, tokens_a_reply
 from trainers.schedule import Schedule
+from trainers.schedule_stages import Optimizer
 from trainers.stage import StageContext
 from trainers.team import ALONE, Team, join
+from trainers.trl_epoch import Plan
 
 # Batches of twelve. By name: how many pairs, and the stage.
 STAGES: dict[str, tuple[int, dict[str, Any]]] = {
@@ -184,6 +188,50 @@ def alone(tiny_llama: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     train(folder, tiny_llama, ALONE)
     return folder
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "processes", "expected"),
+    [
+        (16, 16, 2, 8),  # one forward between them
+        (16, 4, 2, 4),
+        (12, 4, 2, 2),  # 6 pairs each: of 3 at once, two processes would read one and a half fours
+        (24, 8, 2, 4),
+        (24, 8, 4, 6),  # three eights at once
+        (12, 1, 3, 1),
+    ],
+)
+def test_processes_read_whole_micro_batches_of_one_process(
+    batch: int, micro: int, processes: int, expected: int
+) -> None:
+    plan = Plan(
+        seed=1,
+        epochs=1,
+        sequences=100,
+        batch=batch,
+        micro_batch=micro,
+        learning_rate=1e-3,
+        lr_schedule="constant",
+        min_lr_ratio=0.0,
+        warmup_ratio=0.0,
+        min_warmup_steps=0,
+        optimizer=Optimizer(),
+    ).among(processes)
+    assert plan.micro_batch == expected
+    assert plan.micro_batch * processes % micro == 0
+    assert plan.micro_batch * processes * plan.accumulation == batch
+
+
+def test_tokens_are_counted_where_they_are_computed() -> None:
+    pairs = [
+        {"chosen_ids": [3, 4, 5, 2], "rejected_ids": [3, 4, 6, 7, 2], "margin": 0.0},
+        {"chosen_ids": [8, 2], "rejected_ids": [9, 9, 2], "margin": 0.0},
+        {"chosen_ids": [0], "rejected_ids": [0], "margin": 0.0},  # a blank one
+    ]
+    packed, padded = PairCollator(0)(pairs), DataCollatorForPreference(0)(pairs)
+    assert tokens_a_reply(packed).tolist() == [4, 2, 1, 3, 3, 1]  # 3, 4 once
+    assert int(packed["attention_mask"].sum()) == 14
+    assert tokens_a_reply(padded).tolist() == [4, 2, 1, 5, 3, 1]
 
 
 @pytest.mark.slow
