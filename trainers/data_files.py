@@ -173,7 +173,8 @@ def _parsed(
     line: bytes, path: Path, number: int, problems: list[InputError]
 ) -> dict[str, Any] | None:
     try:
-        value = json.loads(line, object_pairs_hook=_unique)
+        # Of bytes json takes UTF-16 too, where a line of it stands alone.
+        value = json.loads(line.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a key twice
         problems.append(InputError(f"not JSON: {error}", path=path, line=number))
         return None

@@ -96,6 +96,15 @@ def test_bad_json_files(tmp_path: Path, content: str, message: str) -> None:
         load_demonstrations(str(tmp_path / "a.json"), **HERE)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32-be"])
+def test_another_encoding_is_refused_even_where_it_is_one_line(
+    tmp_path: Path, encoding: str
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(json.dumps(ROWS[0]).encode(encoding))
+    with pytest.raises(InputError, match=r"a\.jsonl:1: not JSON: "):
+        load_demonstrations(str(tmp_path / "a.jsonl"), **HERE)
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.csv"])
 def test_a_byte_order_mark_is_no_row(tmp_path: Path, name: str) -> None:
     mark = b"\xef\xbb\xbf"
