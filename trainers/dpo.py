@@ -38,6 +38,7 @@ from trainers.trl_epoch import (
     run_epoch,
     save_state,
 )
+from trainers.trunk_forward import through_trunk
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -221,8 +222,9 @@ def _train_epoch(
         borrowed(model, gradient_checkpointing=stage.gradient_checkpointing),
         merged_linears(model),  # of the policy: nothing else is asked meanwhile
     ):
+        net = PolicyNet(model)
         trainer = PreferenceTrainer(
-            PolicyNet(model),
+            net,
             args=DPOConfig(
                 **plan.among(ctx.team.size).arguments(
                     epoch.folder, on_cpu=model.device.type == "cpu"
@@ -235,13 +237,14 @@ def _train_epoch(
             processing_class=ctx.base().tokenizer,
         )
         trainer.share(plan.micro_batch)
-        scalars = run_epoch(
-            trainer,
-            passes=plan.passes,
-            start_training=lambda: activate(model, POLICY, train=True),
-            resume=epoch.resume,
-            log=lambda values: ctx.log(_named(values)),
-        )
+        with through_trunk(net, model, recompute=stage.gradient_checkpointing):
+            scalars = run_epoch(
+                trainer,
+                passes=plan.passes,
+                start_training=lambda: activate(model, POLICY, train=True),
+                resume=epoch.resume,
+                log=lambda values: ctx.log(_named(values)),
+            )
         if epoch.keep_state:
             save_state(trainer, epoch.state)
     activate(model, POLICY)

@@ -25,7 +25,6 @@ from harness.engines.trunk import Trunk, trunk
 from harness.models import backbone, causal_model
 from trainers.recomputing import recomputed
 
-
 # Numbers of the vocabulary's width that are kept for a backward; more are computed again.
 _LOGITS_AT_ONCE = 2**26
 

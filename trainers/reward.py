@@ -110,14 +110,17 @@ def _train_member(
     """Train a member for one epoch and write it; its scalars and its scores of each set."""
     tokenizer = ctx.base().tokenizer
     model, head = _place_member(ctx, stage, number, start)
-    net, pad = RewardNet(model, head), int(tokenizer.pad_token_id)
+    net = RewardNet(model, head, recompute=stage.gradient_checkpointing)
+    pad = int(tokenizer.pad_token_id)
     net.score.requires_grad_(False)
     rows = data.train
     if stage.bootstrap:
         rows = random.Random(ctx.seed("bootstrap", number)).choices(rows, k=len(rows))
     plan = _plan(ctx, stage, rows, number)
-    # trl's own: two right-padded sequences a pair.
-    collator: Any = (PairCollator if suits(causal_model(model)) else DataCollatorForPreference)(pad)
+    # trl's own makes two right-padded sequences a pair. Layers that are written out read them
+    # without the padding, and faster than others a pair that shares its prompt.
+    shares = suits(causal_model(model)) and not net.learners.suit()
+    collator: Any = (PairCollator if shares else DataCollatorForPreference)(pad)
 
     def start_training() -> None:
         activate(model, MEMBER, train=True)

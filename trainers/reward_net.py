@@ -15,6 +15,7 @@ from harness.models import TOKENS_AT_ONCE, backbone, causal_model, length_sorted
 from trainers.pair_batches import attention, tokens_a_reply
 from trainers.shared_pairs import SharedPairs
 from trainers.trl_epoch import RowsWeighed, WeightsInPlace
+from trainers.trunk_forward import Learners
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -27,9 +28,11 @@ class RewardNet(nn.Module):
     finds the last token by its id, which is wrong where the padding token is the end token.
     """
 
-    def __init__(self, model: PeftModel, head: Tensor) -> None:
+    def __init__(self, model: PeftModel, head: Tensor, *, recompute: bool = False) -> None:
+        """``recompute``: of each layer's forward keep only the input."""
         super().__init__()
         inner = causal_model(model)
+        self.learners = Learners(model, recompute=recompute)
         self.backbone = backbone(model)
         hidden = head.shape[1]
         self.score = nn.Linear(hidden, 1, bias=False, device=inner.device, dtype=torch.float32)
@@ -55,11 +58,13 @@ class RewardNet(nn.Module):
         else:
             mask = batch["attention_mask"]
             inputs = {"attention_mask": mask}
-            rows = torch.arange(len(mask), device=mask.device)
-            ends = rows * mask.shape[1] + mask.sum(dim=1) - 1
+            rows, last = torch.arange(len(mask), device=mask.device), mask.sum(dim=1) - 1
+            if (learner := self.learners.current()) is not None:
+                logits = self.score(learner.hidden(input_ids, rows, last).float())
+                return SequenceClassifierOutput(logits=logits)
+            ends = rows * mask.shape[1] + last
         states = self.backbone(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
-        logits: Any = self.score(states.flatten(0, 1)[ends].float())
-        return SequenceClassifierOutput(logits=logits)
+        return SequenceClassifierOutput(logits=self.score(states.flatten(0, 1)[ends].float()))
 
     def add_model_tags(self, tags: Any) -> None:
         """For model cards, which are not written."""

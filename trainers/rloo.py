@@ -22,12 +22,13 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl import RLOOConfig
 
-from harness.adapters import activate
+from harness.adapters import activate, using
 from harness.engines.local import LocalEngine
 from harness.models import context_length
 from harness.reward_models import RewardScorer, Rule
@@ -43,6 +44,7 @@ from trainers.sft_rows import encode
 from trainers.sft_term import SftTerm, sft_term
 from trainers.stage import POLICY, Checkpoint, StageContext
 from trainers.trl_epoch import Plan, borrowed, micro_batch, run_epoch, save_state
+from trainers.trunk_forward import through_trunk
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -118,9 +120,10 @@ def _train_epoch(
         engine = LocalEngine(
             model, tokenizer, batch_size=stage.sample_batch, max_new_tokens=stage.max_new_tokens
         )
+        policy, start = PolicyNet(model), ReferenceNet(model, reference)
         trainer = LeaveOneOutTrainer(
-            PolicyNet(model),
-            ReferenceNet(model, reference),
+            policy,
+            start,
             Rollouts(stage, questions, engine, scorer, ctx.seed("rloo"), demonstrations),
             controller,
             RLOOConfig(
@@ -140,13 +143,20 @@ def _train_epoch(
             processing_class=tokenizer,
         )
         steps = stage.inner_epochs * (stage.batch // stage.mini_batch)
-        scalars = run_epoch(
-            trainer,
-            passes=1,
-            start_training=lambda: activate(model, POLICY, train=True),
-            resume=epoch.resume,
-            log=_Log(ctx.log, trainer, epoch.number, steps),
+        through = partial(
+            through_trunk,
+            model=model,
+            temperature=stage.temperature,
+            recompute=stage.gradient_checkpointing,
         )
+        with through(policy), through(start, within=lambda: using(model, reference)):
+            scalars = run_epoch(
+                trainer,
+                passes=1,
+                start_training=lambda: activate(model, POLICY, train=True),
+                resume=epoch.resume,
+                log=_Log(ctx.log, trainer, epoch.number, steps),
+            )
         if epoch.keep_state:
             save_state(trainer, epoch.state)
             state = json.dumps({"beta": controller.beta}) + "\n"

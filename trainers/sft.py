@@ -27,6 +27,7 @@ from trainers.schedule_stages import SftStage
 from trainers.sft_rows import Example, document_examples, examples
 from trainers.stage import POLICY, Checkpoint, StageContext
 from trainers.trl_epoch import Plan, WeightsInPlace, borrowed, micro_batch, run_epoch, save_state
+from trainers.trunk_forward import through_trunk
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -102,13 +103,15 @@ def train_epoch(
             data_collator=collator,
         )
         trainer.real = len(data)
-        scalars = run_epoch(
-            trainer,
-            passes=plan.passes,
-            start_training=lambda: activate(model, POLICY, train=True),
-            resume=resume,
-            log=ctx.log,
-        )
+        recompute = training.gradient_checkpointing
+        with through_trunk(causal_model(model), model, recompute=recompute):
+            scalars = run_epoch(
+                trainer,
+                passes=plan.passes,
+                start_training=lambda: activate(model, POLICY, train=True),
+                resume=resume,
+                log=ctx.log,
+            )
         if keep_state:
             save_state(trainer, staging / "trainer")
     activate(model, POLICY)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -64,14 +64,22 @@ class Learners:
 
 @contextmanager
 def through_trunk(
-    net: nn.Module, model: PeftModel, *, temperature: float = 1.0, recompute: bool = False
+    net: nn.Module,
+    model: PeftModel,
+    *,
+    temperature: float = 1.0,
+    recompute: bool = False,
+    within: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[None]:
     """Inside, the forward that trl has put on ``net``, a view of ``model`` with the adapter that is
-    active, goes through the layers that are written out, where there are any. ``temperature``: that
-    trl's forward divides logits by; ``recompute``: as for ``learner``."""
+    active, goes through the layers that are written out, where there are any.
+
+    ``temperature``: that trl's forward divides logits by; ``recompute``: as for ``learner``;
+    ``within``: opened for each forward, which may activate an adapter.
+    """
     theirs = vars(net)["forward"]
     learners = Learners(model, recompute=recompute)
-    vars(net)["forward"] = _forward(theirs, learners, temperature)
+    vars(net)["forward"] = _forward(theirs, learners, temperature, within)
     try:
         yield
     finally:
@@ -79,7 +87,10 @@ def through_trunk(
 
 
 def _forward(
-    theirs: Callable[..., Any], learners: Learners, temperature: float
+    theirs: Callable[..., Any],
+    learners: Learners,
+    temperature: float,
+    within: Callable[[], AbstractContextManager[None]],
 ) -> Callable[..., Any]:
     @functools.wraps(theirs)  # whose signature tells what a model takes
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -88,9 +99,10 @@ def _forward(
         given = {name: value for name, value in asked.items() if value is not None}
         if fused and labels is not None and not args and given.keys() <= _READ:
             places = _places(given, labels)
-            net = None if places is None else learners.current()
-            if places is not None and net is not None and net.predicts:
-                return _predicted(net, places, labels, temperature)
+            with within():
+                net = None if places is None else learners.current()
+                if places is not None and net is not None and net.predicts:
+                    return _predicted(net, places, labels, temperature)
         return theirs(*args, **kwargs)
 
     return forward

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig
+from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from harness.adapters import activate, adapter_hash, add_adapter, hash_file
 from harness.chat import assistant, render, user
@@ -28,6 +29,7 @@ from trainers.pair_batches import PairCollator, suits
 from trainers.reward_net import PairTrainer, RewardNet, new_head
 from trainers.schedule_stages import Lora
 from trainers.trl_epoch import borrowed
+from trainers.trunk_forward import Learners
 
 # --------------------------------------------------------------------------- the loss
 
@@ -68,13 +70,16 @@ def test_the_loss_equals_numbers_worked_by_hand(
     assert float(loss) == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("by", ["trunk", "packed", "padded"])
 def test_a_batchs_gradient_does_not_depend_on_the_micro_batch(
-    tmp_path: Path, context: Any, monkeypatch: pytest.MonkeyPatch, packed: bool
+    tmp_path: Path, context: Any, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     """Nineteen pairs in batches of eight: the last has three, in forwards of 1+1+1, 2+1 and 3. The
     learning rate is next to nothing, so that every step is of the same member."""
-    monkeypatch.setattr(reward, "suits", lambda _: packed)
+    if by != "trunk":
+        monkeypatch.setattr(Learners, "suit", lambda _: False)
+        monkeypatch.setattr(Learners, "current", lambda _: None)
+    monkeypatch.setattr(reward, "suits", lambda _: by == "packed")
     training = PairTrainer.training_step
     seen: list[Tensor] = []
 
@@ -144,6 +149,52 @@ def test_a_prompt_computed_once_gives_the_scores_of_whole_sequences(tiny_llama: 
     theirs = torch.autograd.grad((alone * weight).sum(), weights)
     for found, expected in zip(ours, theirs, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_scores_by_layers_that_are_written_out(
+    tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, net = member(tiny_llama)
+    batch = DataCollatorForPreference(0)(
+        [{"chosen_ids": c, "rejected_ids": r} for c, r in PAIRS],
+    )
+    weights = [w for w in net.parameters() if w.requires_grad]
+    weight = torch.randn(2 * len(PAIRS), 1, generator=torch.Generator().manual_seed(3))
+    found = []
+    for ours in (True, False):
+        if not ours:
+            monkeypatch.setattr(Learners, "current", lambda _: None)
+        scores = net(**batch).logits
+        found.append([scores, *torch.autograd.grad((scores * weight).sum(), weights)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("dropout", "collator"), [(0.0, "plain"), (0.1, "packed")])
+def test_pairs_are_packed_where_layers_are_not_written_out(
+    tmp_path: Path,
+    context: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    dropout: float,
+    collator: str,
+) -> None:
+    asked = set()
+
+    def noting(name: str, collate: Any) -> Any:
+        def noted(*args: Any) -> Any:
+            asked.add(name)
+            return collate(*args)
+
+        return noted
+
+    for name, kind, method in (
+        ("packed", PairCollator, "__call__"),
+        ("plain", DataCollatorForPreference, "torch_call"),
+    ):
+        monkeypatch.setattr(kind, method, noting(name, getattr(kind, method)))
+    lora = {"r": 4, "alpha": 16.0, "dropout": dropout}
+    list(reward.checkpoints(context(tmp_path / "run", [stage(tmp_path, members=1, lora=lora)])))
+    assert asked == {collator}
 
 
 def test_models_with_other_attention_get_plain_batches(tiny_llama: Path) -> None:

@@ -9,22 +9,22 @@ import pytest
 import torch
 from reward_stages import preferences, stage
 from safetensors.torch import load_file
+from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from harness.errors import InputError
 from harness.models import ModelSpec, load
 from harness.normalisation import read_normalisation
 from harness.reward_models import RewardModel, RewardScorer, Rule
 from trainers import reward, reward_data
-from trainers.pair_batches import PairCollator
 from trainers.reward_net import new_head
 
 
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, ...]]]:
     """For every member that is trained from here on, the chosen replies of its batches in order."""
     found: list[list[tuple[int, ...]]] = []
-    collate = PairCollator.__call__
+    collate = DataCollatorForPreference.torch_call
 
-    def noting(self: PairCollator, pairs: Any) -> Any:
+    def noting(self: DataCollatorForPreference, pairs: Any) -> Any:
         found[-1] += [tuple(pair["chosen_ids"]) for pair in pairs]
         return collate(self, pairs)
 
@@ -34,7 +34,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[list[tuple[int, ...]]]:
         found.append([])
         return train(*arguments)
 
-    monkeypatch.setattr(PairCollator, "__call__", noting)
+    monkeypatch.setattr(DataCollatorForPreference, "torch_call", noting)
     monkeypatch.setattr(reward, "_train_member", member)
     return found
 

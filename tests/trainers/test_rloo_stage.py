@@ -313,20 +313,19 @@ def test_nothing_is_printed_to_stdout(
 
 @pytest.mark.slow
 def test_the_reward_rises(tmp_path: Path, made: Any) -> None:
-    """Not a matter of luck: no KL, thirty iterations; the reward must climb."""
+    """Without KL, and by more than the means of two epochs differ by themselves."""
     ctx = made(
         tmp_path / "run",
-        epochs=3,
-        iterations=10,
+        epochs=2,
+        iterations=40,
         kl=0.0,
-        learning_rate=3e-3,
-        batch=40,
-        mini_batch=20,
+        batch=80,
+        mini_batch=40,
         micro_batch=None,
         inner_epochs=1,
     )
     rewards = [c.training["reward"] for c in rloo.checkpoints(ctx) if c.training]
-    assert rewards[0] < rewards[1] < rewards[2]
+    assert rewards[1] > rewards[0] + 1
 
 
 # --------------------------------------------------------------------------- kill -9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ import pytest
 import torch
 from peft import LoraConfig
 from torch import Tensor
+from transformers import LlamaModel
 from trl.trainer.utils import add_fused_lm_head
 
 from harness.adapters import activate, adapter_weights, add_adapter
 from harness.models import ModelSpec, Quantization, causal_model, load
-from trainers import learner
+from trainers import dpo, learner, reward, rloo, sft
 from trainers.packing import IGNORED, PackedCollator
 from trainers.trunk_forward import Learners, through_trunk
 
@@ -192,3 +194,38 @@ def test_trl_gets_its_forward_back(model: Any) -> None:
     with pytest.raises(KeyError), through_trunk(inner, model):
         raise KeyError
     assert vars(inner)["forward"] is before
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward", "dpo", "rloo"])
+def test_stages_train_small_llamas_without_transformers_layers(
+    tmp_path: Path, context: Any, models: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """An epoch with the library's layers out of order."""
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise AssertionError
+
+    rows = {
+        "sft": [{"prompt": f"say {i}", "completion": f"{i} it is"} for i in range(9)],
+        "rloo": [{"id": str(i), "prompt": f"say {i}", "safety": False} for i in range(9)],
+    }
+    pairs = [{"prompt": f"say {i}", "chosen": "yes" * i, "rejected": "no"} for i in range(1, 10)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows.get(kind, pairs)))
+    settings: dict[str, Any] = {"batch": 4, "learning_rate": 1e-3, "lora": {"r": 4, "alpha": 32.0}}
+    if kind == "rloo":
+        settings |= {"prompts": str(path), "iterations": 1, "samples": 2, "mini_batch": 4}
+        settings |= {"max_new_tokens": 4}
+    else:
+        settings |= {"data": str(path), "max_length": 96}
+    stages = {"sft": sft, "reward": reward, "dpo": dpo, "rloo": rloo}
+    ctx = context(
+        tmp_path / "run",
+        [{"kind": "sft", "data": "x"}, {"kind": kind, "name": "tried", "epochs": 1, **settings}],
+        1,
+        start=models[0],
+        reward_models=models[1] if kind == "rloo" else (),
+    )
+    monkeypatch.setattr(LlamaModel, "forward", broken)
+    *_, last = stages[kind].checkpoints(ctx)
+    assert last.training["step" if kind != "reward" else "pairs"] > 0
