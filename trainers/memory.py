@@ -33,6 +33,7 @@ from trainers.schedule_stages import (
 )
 from trainers.tensor_bytes import (
     FLOAT32,
+    Forward,
     adapter_parameters,
     base_bytes,
     cross_entropy_bytes,
@@ -162,8 +163,15 @@ def _fine_tuning(make: PhaseMaker, stage: AnyStage, length: int, checkpointing: 
         run=run,
         backward=True,
         checkpointing=checkpointing,
-        logits=tiled_loss_bytes(make.shape, run.tokens, make.width, cuda=make.device.cuda),
+        beside=make.learning(dropout=run.dropout),
+        logits=_tiled_loss(make, run),
     )
+
+
+def _tiled_loss(make: PhaseMaker, run: Forward, labels: int | None = None) -> int:
+    """Logits of a forward of trl's trainers, with so many labels; None: at all tokens."""
+    tiled = tiled_loss_bytes(make.shape, run.tokens, make.width, cuda=make.device.cuda)
+    return make.loss(run.tokens if labels is None else labels, tiled, dropout=run.dropout)
 
 
 def _rejection_sampling(
@@ -199,7 +207,7 @@ def _other_model(make: PhaseMaker, sampler: Sampler, new_tokens: int) -> Phase:
 def _reward(make: PhaseMaker, stage: RewardStage, starts: bool) -> Iterator[Phase]:
     """A member at a time is on the base, beside the policy that it started from."""
     adapters = 1 + starts
-    # A pair is one block of at most twice the length, with a mask of our own.
+    # A pair is one block of at most twice the length, with a mask of our own; or two rows.
     rows, length = rows_a_forward(stage, stage.max_length), 2 * stage.max_length
     yield make.phase(
         "training",
@@ -209,6 +217,8 @@ def _reward(make: PhaseMaker, stage: RewardStage, starts: bool) -> Iterator[Phas
         run=make.forward(rows, length, mask="pairs", dropout=make.lora.dropout),
         backward=True,
         checkpointing=stage.gradient_checkpointing,
+        asked=2 * rows,
+        beside=make.learning(dropout=make.lora.dropout),
     )
     # Without held-out pairs, those of training are scored, for the member's normalisation.
     run = make.read(stage.max_length, mask="packed")
@@ -260,7 +270,7 @@ def _ppo(make: PhaseMaker, stage: PpoStage, starts: bool, members: int) -> Itera
     run = make.read(length, stage.batch)
     yield measuring("measuring values", run=run, beside=kept + make.laid_out(others=1))
     run = make.forward(rows_a_forward(stage, length), length)
-    learning = kept + make.laid_out(others=2)  # for the forward and the backward
+    learning = kept + make.learning()
     yield make.phase(
         "update",
         adapters=held,
@@ -270,7 +280,8 @@ def _ppo(make: PhaseMaker, stage: PpoStage, starts: bool, members: int) -> Itera
         backward=True,
         checkpointing=stage.gradient_checkpointing,
         beside=learning,
-        logits=logits_bytes(words, run.rows * reply, make.width),
+        asked=run.rows * reply,
+        logits=make.loss(run.rows * reply, logits_bytes(words, run.rows * reply, make.width)),
     )
     if stage.sft_data is not None:
         yield _demonstrations(make, stage, held, updated, heads, run.rows, beside=learning)
@@ -296,7 +307,7 @@ def _demonstrations(
         run=run,
         backward=True,
         checkpointing=stage.gradient_checkpointing,
-        logits=cross_entropy_bytes(make.shape.vocabulary, run.tokens),
+        logits=make.loss(run.tokens, cross_entropy_bytes(make.shape.vocabulary, run.tokens)),
         beside=beside,
     )
 
@@ -312,6 +323,7 @@ def _rloo(make: PhaseMaker, stage: RlooStage, starts: bool, members: int) -> Ite
     # Prompts are padded on the left, which takes a mask. What is measured before the update is
     # measured in forwards of the same size, without gradients.
     run = make.forward(rows_a_forward(stage, length), length, mask="packed")
+    asked = run.rows * min(stage.max_new_tokens, length)
     yield make.phase(
         "update",
         adapters=held,
@@ -320,7 +332,9 @@ def _rloo(make: PhaseMaker, stage: RlooStage, starts: bool, members: int) -> Ite
         run=run,
         backward=True,
         checkpointing=stage.gradient_checkpointing,
-        logits=tiled_loss_bytes(make.shape, run.tokens, make.width, cuda=make.device.cuda),
+        asked=asked,
+        beside=make.learning(2),  # the policy and its start
+        logits=_tiled_loss(make, run, asked),
     )
     if stage.sft_data is not None:
         from trainers.trl_epoch import micro_batch
@@ -345,7 +359,8 @@ def _dpo(make: PhaseMaker, stage: DpoStage, starts: bool) -> Iterator[Phase]:
         run=run,
         backward=True,
         checkpointing=stage.gradient_checkpointing,
-        logits=tiled_loss_bytes(make.shape, run.tokens, make.width, cuda=make.device.cuda),
+        beside=make.learning(dropout=run.dropout),
+        logits=_tiled_loss(make, run),
     )
 
 
@@ -375,14 +390,14 @@ def _evaluation(make: PhaseMaker, stage: AnyStage, starts: bool, members: int) -
     if starts:
         words, replies = make.shape.vocabulary, min(evaluate.max_new_tokens, length) + 1
         at_once = max(1, min(rows, LOGITS_AT_ONCE // (words * replies)))
-        run = make.read(length, at_once, mask="packed")
+        run = make.read(length, at_once)
         yield make.phase(
             "evaluation, log-probabilities",
             adapters=held,
             updated=updated,
             heads=members,
             run=run,
-            logits=logits_bytes(words, run.rows * replies, make.width),
+            logits=read_logits_bytes(words, run.rows * replies),
         )
     if make.judge is not None:
         yield make.judging("evaluation, judging", length, adapters=held, updated=updated)

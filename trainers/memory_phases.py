@@ -12,6 +12,7 @@ from trainers.schedule import Schedule
 from trainers.schedule_stages import POLICY_KINDS, Lora, RewardStage
 from trainers.tensor_bytes import (
     FLOAT32,
+    TRUNK_TOKENS,
     Forward,
     Masking,
     adapter_parameters,
@@ -21,6 +22,9 @@ from trainers.tensor_bytes import (
     kv_bytes,
     passing,
     trained,
+    trunk_kept,
+    trunk_loss_bytes,
+    trunk_passing,
 )
 
 PARTS = (
@@ -38,6 +42,7 @@ PARTS = (
 # As in the engine: weights up to which a CPU folds adapters in; tokens, and prompts, of one forward
 # without gradients; slots of a cache's room, at least so many and this share of those in use.
 FOLDED_BYTES = 128 * 2**20
+KEPT_BYTES = 512 * 2**20  # of layers that are held a second time, to be multiplied by
 MEMBERS_BYTES = 128 * 2**20  # of reward members' such weights, which are kept
 TOKENS_AT_ONCE = 4096
 PROMPTS_AT_ONCE = 64
@@ -221,6 +226,32 @@ class PhaseMaker:
         each = 0 if self.schedule.quantization == "int8" else self._folded()
         return each * (min(members, MEMBERS_BYTES // max(1, each)) + others)
 
+    def written_out(self, dropout: float = 0.0) -> bool:
+        """Whether adapters are trained by layers that are written out: float32 Llamas on a CPU,
+        where nothing is dropped."""
+        return (
+            not self.device.cuda
+            and self.width == FLOAT32
+            and self.schedule.quantization != "int8"
+            and self.shape.family == "llama"
+            and dropout == 0
+        )
+
+    def learning(self, adapters: int = 1, *, dropout: float = 0.0) -> int:
+        """What such layers hold for themselves of so many adapters: weights laid out for the
+        forward and the backward; of a base that is larger than that, a copy."""
+        if not self.written_out(dropout):
+            return 0
+        if self._folded():
+            return self.laid_out(others=2 * adapters)
+        weights = FLOAT32 * self.shape.layers * sum(x.weights for x in self.shape.linears)
+        return weights if weights <= KEPT_BYTES else 0
+
+    def loss(self, labels: int, otherwise: int, *, dropout: float = 0.0) -> int:
+        """Logits at so many labels of a forward by such layers; ``otherwise``: of one by others."""
+        written_out = self.written_out(dropout)
+        return trunk_loss_bytes(self.shape, labels) if written_out else otherwise
+
     def judging(self, name: str, length: int, *, adapters: int, updated: int = 0) -> Phase:
         """A local judge reads conversations of ``length`` tokens and answers."""
         config, shape = self.schedule.evaluate.judge, self.judge
@@ -282,20 +313,30 @@ class PhaseMaker:
         of: ModelShape | None = None,
         backward: bool = False,
         checkpointing: bool = False,
+        asked: int | None = None,
         beside: int = 0,
         logits: int = 0,
         kv_cache: int = 0,
     ) -> Phase:
         """``run`` through the base (or ``of``), with ``beside`` more bytes of activations.
+        ``asked``: places whose last hidden states are wanted; None: all.
 
         Logits come and go after the layers' forward and before their backward: what passes within
         a layer takes memory beyond them only.
         """
         shape = of or self.shape
-        within = passing(shape, run, backward=backward)
         kept = beside
-        if backward:
-            kept += kept_for_backward(shape, run, checkpointing=checkpointing)
+        if of is None and self.written_out(run.dropout if backward else 0.0):
+            # Prompts are read whole, into the cache.
+            together = run.tokens if kv_cache else min(run.tokens, TRUNK_TOKENS)
+            within = trunk_passing(shape, together)
+            if backward:
+                places = run.tokens if asked is None else asked
+                kept += trunk_kept(shape, run.tokens, places, checkpointing=checkpointing)
+        else:
+            within = passing(shape, run, backward=backward)
+            if backward:
+                kept += kept_for_backward(shape, run, checkpointing=checkpointing)
         learnt = trained(self._adapter * updated + self._head * (heads > 0 and updated > 0))
         parts = {
             "base": base_bytes(self.shape, self.schedule.quantization, self.width),

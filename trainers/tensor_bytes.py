@@ -47,6 +47,8 @@ _BLOCK, _NESTED_BLOCK = 64, 256  # numbers that share a constant (QLoRA, section
 _NF4_TABLES = FLOAT32 * (16 + 256 + 1)
 # trl's loss of SFT never holds all logits, but tiles of so many tokens by so many words.
 _TILE_TOKENS, _TILE_WORDS = 4096, 32_768
+# As in the learner: tokens, and numbers of the vocabulary's width, at once.
+TRUNK_TOKENS, _TRUNK_LOGITS = 2048, 2**26
 # Where that kernel is not Triton's but torch's, its backward holds seven float32 copies of a tile
 # and a mask: so many bytes a word (measured).
 _TILE_COPIES = 29
@@ -269,6 +271,34 @@ def _shared(shape: ModelShape, run: Forward) -> int:
     return angles + {"none": 0, "packed": 1, "pairs": run.width + 1}[run.mask] * square
 
 
+# ------------------------------------------------- activations of layers that are written out
+
+
+def trunk_kept(shape: ModelShape, tokens: int, asked: int, *, checkpointing: bool = False) -> int:
+    """As ``kept_for_backward``, by ``harness/engines/trunk.py``: of each layer the two norms'
+    results and scales, queries, keys and values, what the heads read, gate, up and their product,
+    of the last one behind its keys and values only what is ``asked``; with gradient checkpointing
+    the layers' inputs, and one layer's part computed again. float32."""
+    attended, pairs = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    first = shape.hidden + 1 + attended + 2 * pairs
+    second = shape.hidden + 1 + attended + 3 * shape.intermediate
+    if checkpointing:
+        again = min(tokens, TRUNK_TOKENS) * (first + second)
+        numbers = shape.layers * tokens * shape.hidden + again
+    else:
+        numbers = shape.layers * tokens * first
+        numbers += ((shape.layers - 1) * tokens + min(asked, tokens)) * second
+    return FLOAT32 * numbers
+
+
+def trunk_passing(shape: ModelShape, tokens: int) -> int:
+    """As ``passing``, by the same: a layer's tensors, or their gradients, of tokens that go through
+    all layers together."""
+    attended, pairs = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    each = 4 * shape.hidden + 2 * (attended + pairs) + 3 * shape.intermediate
+    return FLOAT32 * tokens * each
+
+
 # ------------------------------------------------------------------------- logits
 
 
@@ -292,6 +322,13 @@ def tiled_loss_bytes(shape: ModelShape, tokens: int, width: int, *, cuda: bool) 
     copies = 0 if cuda else _TILE_COPIES
     tile = rows * (_TILE_WORDS * width + used * copies)
     return tile + tokens * shape.hidden * (width + FLOAT32)
+
+
+def trunk_loss_bytes(shape: ModelShape, labels: int) -> int:
+    """Logits at so many labels, and the probabilities made of them, at most so many at once; and
+    their hidden states with gradients."""
+    at_once = min(labels, max(1, _TRUNK_LOGITS // shape.vocabulary))
+    return FLOAT32 * (2 * at_once * shape.vocabulary + 3 * labels * shape.hidden)
 
 
 def cross_entropy_bytes(words: int, tokens: int) -> int:
