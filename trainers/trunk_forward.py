@@ -98,11 +98,12 @@ def _forward(
         fused, labels = asked.pop("fused_lm_head", False), asked.pop("labels", None)
         given = {name: value for name, value in asked.items() if value is not None}
         if fused and labels is not None and not args and given.keys() <= _READ:
-            places = _places(given, labels)
             with within():
-                net = None if places is None else learners.current()
-                if places is not None and net is not None and net.predicts:
-                    return _predicted(net, places, labels, temperature)
+                net = learners.current()
+                if net is not None and net.predicts:
+                    places = _places(given, labels)
+                    if places is not None:
+                        return _predicted(net, places, labels, temperature)
         return theirs(*args, **kwargs)
 
     return forward
@@ -114,7 +115,8 @@ class _Places:
     def __init__(
         self, input_ids: Tensor, sequence: Tensor, position: Tensor, real: Tensor, labels: Tensor
     ) -> None:
-        """(rows, longest) all: the number of each token's sequence and its position there."""
+        """(rows, longest) all: the number of each token's sequence, its position there, and whether
+        it is no padding."""
         # A label is predicted at the place before it.
         self.rows, self.columns = (labels[:, 1:] != IGNORED).nonzero().unbind(1)
         at = sequence[self.rows, self.columns]
@@ -129,8 +131,8 @@ class _Places:
 
 
 def _places(given: Mapping[str, Any], labels: Tensor) -> _Places | None:
-    """None for a batch of another kind than trl's collators and ours make: rows padded on one side
-    or both, with a mask; or packed, with positions that start again."""
+    """On the CPU. None for a batch of another kind than trl's collators and ours make: rows padded
+    on one side or both, with a mask; or packed, with positions that start again."""
     ids: Tensor = given["input_ids"]
     mask, positions = given.get("attention_mask"), given.get("position_ids")
     if (mask is None) == (positions is None) or not bool((labels[:, 1:] != IGNORED).any()):

@@ -16,7 +16,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from harness.adapters import activate, adapter_weights, add_adapter
 from harness.models import ModelSpec, Quantization, causal_model, load
-from trainers import dpo, learner, reward, rloo, sft
+from trainers import dpo, learner, reward, rloo, sft, trunk_forward
 from trainers.packing import IGNORED, PackedCollator
 from trainers.trunk_forward import Learners, through_trunk
 
@@ -153,6 +153,20 @@ def test_other_batches_and_models_are_left_to_trl(tiny_llama: Path, why: str) ->
             torch.manual_seed(5)
             found.append(model(**batch, use_cache=False, fused_lm_head=True).log_probs)
     assert torch.equal(*found)
+
+
+def test_a_model_elsewhere_is_not_looked_at_closer(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a GPU a look at the batch would wait for it, and it is not read here."""
+    inner = causal_model(model)
+    add_fused_lm_head(inner, outputs=FIELDS)
+    expected = model(**BATCHES["right"], use_cache=False, fused_lm_head=True).log_probs
+    monkeypatch.setattr(trunk_forward, "trunk", lambda *_, **__: None)  # as of a model on a GPU
+    monkeypatch.setattr(trunk_forward, "_places", None)
+    with through_trunk(inner, model):
+        found = model(**BATCHES["right"], use_cache=False, fused_lm_head=True).log_probs
+    assert torch.equal(found, expected)
 
 
 def test_logits_of_many_places_are_computed_part_by_part(
