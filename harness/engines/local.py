@@ -23,9 +23,8 @@ from harness.adapters import active
 from harness.chat import Message, render
 from harness.engines.folding import Folded, fold
 from harness.engines.llama import FusedLlama, fuse
-from harness.engines.operators import log_probs_at
+from harness.engines.measuring import log_probs
 from harness.engines.protocol import Request
-from harness.engines.reading import Reader, pad_right
 from harness.engines.room import is_plain, joined, roomy_cache
 from harness.engines.sampling import choose, uniform
 from harness.engines.threads import Threads, seat
@@ -46,8 +45,6 @@ _PART = 64
 # Weights of a model that is fused to generate: with adapters it decodes in half of the time, and
 # its float32 weights are held twice meanwhile.
 _FUSED_BYTES = 512 * 2**20
-# Logits of one forward in ``log_probs`` are kept under this many numbers (512 MiB in float32).
-_MAX_LOGITS = 2**27
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,45 +180,14 @@ class LocalEngine:
 
         By one forward over prompt and reply, whoever wrote it.
         """
-        if len(prompts) != len(replies):
-            raise ValueError(f"{len(prompts)} prompts for {len(replies)} replies")
-        if any(not prompt for prompt in prompts):
-            raise ValueError("an empty prompt")
-        results = [torch.empty(0) for _ in replies]
-        wanted = [index for index, reply in enumerate(replies) if len(reply)]
-        lengths = [len(prompts[index]) + len(replies[index]) for index in wanted]
-        vocabulary = int(causal_model(self.model).config.get_text_config().vocab_size)
-        longest = max((len(reply) for reply in replies), default=0)
-        size = max(1, min(self.batch_size, _MAX_LOGITS // (vocabulary * (longest + 1))))
-        reader = Reader(self.model)
-        for positions in length_sorted_batches(lengths, size, tokens=TOKENS_AT_ONCE):
-            indices = [wanted[position] for position in positions]
-            starts = torch.tensor([len(prompts[index]) for index in indices])
-            counts = [len(replies[index]) for index in indices]
-            sequences = [[*prompts[index], *replies[index]] for index in indices]
-            values = self._log_probs(reader, sequences, starts, counts, temperature)
-            for index, row in zip(indices, values.split(counts), strict=True):
-                results[index] = row.cpu()
-        return results
-
-    @torch.no_grad()
-    def _log_probs(
-        self,
-        reader: Reader,
-        sequences: list[list[int]],
-        starts: Tensor,
-        counts: list[int],
-        temperature: float,
-    ) -> Tensor:
-        """Of the last tokens of each sequence, which begin at ``starts`` (rows,), one row's behind
-        the other's. A function of its own: logits must not outlive their batch."""
-        ids = pad_right(sequences, pad_id=self._pad_id, device=causal_model(self.model).device)
-        many = torch.tensor(counts)
-        rows = torch.arange(len(sequences)).repeat_interleave(many)
-        columns = torch.arange(len(rows)) - (many.cumsum(0) - many - starts)[rows]
-        rows, columns = rows.to(ids.device), columns.to(ids.device)
-        logits = reader.logits(ids, rows, columns - 1).float()
-        return log_probs_at(logits, ids[rows, columns], temperature)
+        return log_probs(
+            self.model,
+            prompts,
+            replies,
+            pad_id=self._pad_id,
+            batch_size=self.batch_size,
+            temperature=temperature,
+        )
 
     def _adapter(self) -> str | None:
         return active(self.model).name if isinstance(self.model, PeftModel) else None

@@ -15,10 +15,11 @@ from peft import LoraConfig
 
 from harness.adapters import activate, adapter_weights, add_adapter, using
 from harness.chat import user
-from harness.engines import local
+from harness.engines import local, measuring
 from harness.engines.folding import Folded
 from harness.engines.local import Generated, LocalEngine, eos_ids
 from harness.engines.protocol import Request
+from harness.engines.reading import Reader
 from harness.engines.room import roomy_cache
 from harness.engines.sampling import choose, uniform
 from harness.models import LoadedModel, ModelSpec, Quantization, load
@@ -235,11 +236,22 @@ def test_log_probs_need_something_to_go_on(tiny: LoadedModel) -> None:
 
 
 def test_log_probs_stay_within_memory(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompts, answers = [[1, 20]] * 6, [[30, 31, 32]] * 6
+    """Long prompts beside short ones too, of a model that computes from the first reply on."""
+    prompts, answers = [[1, 20]] * 6 + [[1, 20] * 9], [[30, 31, 32]] * 6 + [[40]]
     expected = engine(tiny).log_probs(prompts, answers)
-    monkeypatch.setattr(local, "_MAX_LOGITS", 2 * 263 * 4)  # two rows' worth
+    limit = 2 * 263 * 20  # two rows' worth
+    monkeypatch.setattr(measuring, "_MAX_LOGITS", limit)
+    logits, seen = Reader.logits, []
+
+    def watched(self: Reader, ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> Any:
+        seen.append(ids.shape[0] * (ids.shape[1] - int(columns.min())) * 263)
+        return logits(self, ids, rows, columns)
+
+    monkeypatch.setattr(Reader, "logits", watched)
     for value, wanted in zip(engine(tiny).log_probs(prompts, answers), expected, strict=True):
         torch.testing.assert_close(value, wanted)
+    assert 1 < len(seen) < 7
+    assert max(seen) <= limit
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from harness.engines import folding, local, room
+from harness.engines import adapted, folding, local, measuring, room, trunk
 from harness.errors import InputError
 from harness.models import TOKENS_AT_ONCE, ModelSpec, torch_dtype
-from trainers import memory, memory_phases, rollouts, trl_epoch
+from trainers import learner, memory, memory_phases, rollouts, tensor_bytes, trl_epoch
 from trainers.devices import CARDS, GIB, Device, devices
 from trainers.disk import plan_disk
 from trainers.fitting import plan
@@ -176,7 +176,10 @@ def test_constants_are_those_of_the_stages() -> None:
     """Private to their files, and repeated in the plan: here, so that they cannot drift apart."""
     assert memory_phases.TOKENS_AT_ONCE == TOKENS_AT_ONCE
     assert memory_phases.PROMPTS_AT_ONCE == local._PART
-    assert local._MAX_LOGITS == rollouts.LOGITS_AT_ONCE == memory.LOGITS_AT_ONCE
+    assert measuring._MAX_LOGITS == rollouts.LOGITS_AT_ONCE == memory.LOGITS_AT_ONCE
+    assert trunk._TOKENS == tensor_bytes.TRUNK_TOKENS
+    assert learner._LOGITS_AT_ONCE == tensor_bytes._TRUNK_LOGITS
+    assert adapted.KEPT_BYTES == memory_phases.KEPT_BYTES
     assert (room._LEAST_ROOM, room._ROOM_SHARE) == (
         memory_phases.LEAST_ROOM,
         memory_phases.ROOM_SHARE,
@@ -289,7 +292,7 @@ def test_what_takes_no_gradients_is_cut_by_tokens() -> None:
     assert phase(found, "measuring").parts["logits"] == 12 * shape.vocabulary * 8 * 256
     words = find_shape("meta-llama/Meta-Llama-3-8B").vocabulary
     many = one(made, "meta-llama/Meta-Llama-3-8B", "H200", 256)
-    tokens = local._MAX_LOGITS // (words * 256) * 256
+    tokens = measuring._MAX_LOGITS // (words * 256) * 256
     assert tokens < 8 * 256
     assert phase(many, "measuring").parts["logits"] == 12 * words * tokens
     longest = one(schedule(SFT, REWARD | {"max_length": 20_000}), model, "H200")
