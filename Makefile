@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 
 .PHONY: demo test lint format reference screenshot clean
 
-# Gated training from end to end, offline, on a laptop's processor: about three minutes.
+# Gated training from end to end, offline, on a laptop's processor: about two minutes.
 # A gate that stops the run (exit code 3) is what the demo is there to show.
 demo: $(STAMP)
 	@$(BIN)/aldente run schedules/pocket.yaml; code=$$?; \
