@@ -347,12 +347,13 @@ def once(form: str, shape: str, trl: Path, folder: Path) -> dict[str, Any]:
         "--folder",
         str(folder),
     ]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env=dict(os.environ, PYTHONPATH=str(trl), HF_HUB_OFFLINE="1", TRL_EXPERIMENTAL_SILENCE="1"),
-    )
+    return result_of(command, PYTHONPATH=str(trl), TRL_EXPERIMENTAL_SILENCE="1")
+
+
+def result_of(command: list[str], **environment: str) -> dict[str, Any]:
+    """What a worker prints."""
+    settings = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
+    done = subprocess.run(command, capture_output=True, text=True, env=settings)
     for line in done.stdout.splitlines():
         if line.startswith("RESULT "):
             return json.loads(line.removeprefix("RESULT "))

@@ -17,7 +17,6 @@ import platform
 import resource
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,6 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ppo_speed import SHAPES, base_folder, result_of
+
+from trainers.validation import POCKET_BASE
 
 KINDS = ("sft", "reward")
 FORMS = ("ours", "transformers")
@@ -34,32 +36,11 @@ BASES = {"pocket, nf4": (1024, "nf4"), "pocket": (1024, "none"), "llama-110m": (
 
 
 def base_of(name: str, folder: Path) -> str:
-    """The shipped base, or a random one of 110 million weights with its tokenizer."""
-    if not name.startswith("llama"):
+    """The shipped base, or a random one of 110 million weights."""
+    if name not in SHAPES or SHAPES[name].config is None:
         return "pocket"
-    target = folder / "llama-110m"
-    if not target.exists():
-        from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-
-        from trainers.validation import POCKET_BASE
-
-        torch.manual_seed(0)
-        tokenizer = AutoTokenizer.from_pretrained(POCKET_BASE)
-        config = LlamaConfig(
-            vocab_size=32_000,
-            hidden_size=768,
-            intermediate_size=2048,
-            num_hidden_layers=12,
-            num_attention_heads=12,
-            max_position_embeddings=512,
-            tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-        LlamaForCausalLM(config).save_pretrained(target)
-        tokenizer.save_pretrained(target)
-        shutil.copy(POCKET_BASE / "world.json", target)  # of the data
+    target = base_folder(SHAPES[name], folder)
+    shutil.copy(POCKET_BASE / "world.json", target)  # of the data
     return str(target)
 
 
@@ -68,7 +49,6 @@ def worker(form: str, kind: str, base: str, rows: int, quantization: str, run: P
     from trainers import reward, sft, trunk_forward
     from trainers.schedule import Schedule
     from trainers.stage import StageContext
-    from trainers.validation import POCKET_BASE
 
     if form == "transformers":
         trunk_forward.Learners.suit = lambda _: False  # type: ignore[method-assign]
@@ -125,13 +105,7 @@ def once(form: str, kind: str, name: str, folder: Path, number: int) -> dict[str
     run = folder / f"{form}-{kind}-{number}-{name.replace(', ', '-')}"
     command = [sys.executable, __file__, "--worker", form, kind, base_of(name, folder)]
     command += [str(rows), quantization, str(run)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, env=dict(os.environ, HF_HUB_OFFLINE="1")
-    )
-    for line in done.stdout.splitlines():
-        if line.startswith("RESULT "):
-            return json.loads(line.removeprefix("RESULT "))
-    raise RuntimeError(done.stdout + done.stderr)
+    return result_of(command)
 
 
 def main() -> None:

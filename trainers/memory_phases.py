@@ -244,8 +244,8 @@ class PhaseMaker:
             return 0
         if self._folded():
             return self.laid_out(others=2 * adapters)
-        weights = FLOAT32 * self.shape.layers * sum(x.weights for x in self.shape.linears)
-        return weights if weights <= KEPT_BYTES else 0
+        layers = self._float32_layers()
+        return layers if layers <= KEPT_BYTES else 0
 
     def loss(self, labels: int, otherwise: int, *, dropout: float = 0.0) -> int:
         """Logits at so many labels of a forward by such layers; ``otherwise``: of one by others."""
@@ -359,9 +359,12 @@ class PhaseMaker:
             return 0
         return base_bytes(self.judge, config.quantization, 2 if self.device.cuda else FLOAT32)
 
+    def _float32_layers(self) -> int:
+        return FLOAT32 * self.shape.layers * sum(x.weights for x in self.shape.linears)
+
     def _folded(self) -> int:
         """Adapters folded into float32 weights, on small models."""
-        folded = FLOAT32 * self.shape.layers * sum(x.weights for x in self.shape.linears)
+        folded = self._float32_layers()
         return folded if self.width == FLOAT32 and folded <= FOLDED_BYTES else 0
 
 

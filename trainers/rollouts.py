@@ -22,16 +22,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.engines.local import LocalEngine
-from harness.engines.operators import log_probs_at
+from harness.engines.measuring import log_probs
 from harness.engines.protocol import Request
 from harness.engines.reading import Reader
 from harness.errors import InputError
-from harness.models import TOKENS_AT_ONCE, causal_model, length_sorted_batches
+from harness.models import TOKENS_AT_ONCE, length_sorted_batches
 from trainers.learner import Learner
 
 Tokens = tuple[int, ...]
-# Logits of the replies' tokens in one forward without gradients are at most so many numbers.
-LOGITS_AT_ONCE = 2**27
 
 
 @dataclass(frozen=True)
@@ -243,24 +241,20 @@ def measured_log_probs(
     temperature: float,
     reader: Reader | None = None,
 ) -> Tensor:
-    """As ``policy_log_probs`` of the whole batch, (B, T), without gradients, ``TOKENS_AT_ONCE`` and
-    at most ``LOGITS_AT_ONCE`` numbers. From weights with the adapter folded in: they differ by
-    rounding from those with gradients, so that the ratio of a policy to itself is one to about
-    1e-6. ``reader``: of the active adapter, if one was made already."""
-    reader = reader or Reader(model)
-    result = torch.zeros(batch.mask().shape)
-    words = int(causal_model(model).config.get_text_config().vocab_size)
-    size = max(1, LOGITS_AT_ONCE // (words * result.shape[1]))
-    for rows, packed in _packed(batch, pad, device_of(model), size):
-        chosen = _read_log_probs(reader, packed, temperature)
-        result[rows[packed.rows.cpu()], packed.slots.cpu()] = chosen.cpu()
-    return result
-
-
-def _read_log_probs(reader: Reader, packed: Packed, temperature: float) -> Tensor:
-    """(n,) of the reply tokens. A function of its own: logits must not outlive their part."""
-    logits = reader.logits(packed.input_ids, packed.rows, packed.columns).float()
-    return log_probs_at(logits, packed.targets, temperature)
+    """As ``policy_log_probs`` of the whole batch, (B, T), without gradients, a part at a time. From
+    weights with the adapter folded in: they differ by rounding from those with gradients, so that
+    the ratio of a policy to itself is one to about 1e-6. ``reader``: of the active adapter, if one
+    was made already."""
+    found = log_probs(
+        model,
+        batch.prompts,
+        batch.replies,
+        pad_id=pad,
+        batch_size=len(batch),
+        temperature=temperature,
+        reader=reader,
+    )
+    return nn.utils.rnn.pad_sequence(found, batch_first=True)
 
 
 def measured_values(model: PeftModel, head: nn.Linear, batch: Replies, *, pad: int) -> Tensor:
@@ -274,13 +268,10 @@ def measured_values(model: PeftModel, head: nn.Linear, batch: Replies, *, pad: i
     return result
 
 
-def _packed(
-    batch: Replies, pad: int, device: torch.device, size: int | None = None
-) -> Iterator[tuple[Tensor, Packed]]:
-    """Rows of the batch, ``TOKENS_AT_ONCE`` and at most ``size`` rows, of similar lengths and so
-    with little padding."""
+def _packed(batch: Replies, pad: int, device: torch.device) -> Iterator[tuple[Tensor, Packed]]:
+    """Rows of the batch, ``TOKENS_AT_ONCE``, of similar lengths and so with little padding."""
     lengths = [len(p) + len(r) for p, r in zip(batch.prompts, batch.replies, strict=True)]
-    for chosen in length_sorted_batches(lengths, size, tokens=TOKENS_AT_ONCE):
+    for chosen in length_sorted_batches(lengths, tokens=TOKENS_AT_ONCE):
         prompts = [batch.prompts[i] for i in chosen]
         replies = [batch.replies[i] for i in chosen]
         yield torch.tensor(chosen), pack(prompts, replies, pad, device)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from trl.trainer.utils import FusedCausalLMOutput
 
 from harness.adapters import active, adapter_weights
-from harness.engines.trunk import trunk
+from harness.engines.trunk import is_written_out, trunk
 from harness.models import causal_model
 from trainers.learner import Learner
 from trainers.packing import IGNORED
@@ -43,7 +43,7 @@ class Learners:
         training = self._inner.training
         self._inner.train()
         try:
-            return trunk(self._inner) is not None
+            return is_written_out(self._inner)
         finally:
             self._inner.train(training)
 
@@ -101,41 +101,49 @@ def _forward(
             with within():
                 net = learners.current()
                 if net is not None and net.predicts:
-                    places = _places(given, labels)
+                    places = _places(given, labels[:, 1:])
                     if places is not None:
-                        return _predicted(net, places, labels, temperature)
+                        return _predicted(net, places, temperature)
         return theirs(*args, **kwargs)
 
     return forward
 
 
 class _Places:
-    """Where labels are predicted: in the batch, and in its sequences, each a row from column 0."""
+    """Where labels are predicted, n of them: in the batch, and in its sequences, each a row from
+    column 0 of ``input_ids``."""
 
     def __init__(
         self, input_ids: Tensor, sequence: Tensor, position: Tensor, real: Tensor, labels: Tensor
     ) -> None:
-        """(rows, longest) all: the number of each token's sequence, its position there, and whether
-        it is no padding."""
-        # A label is predicted at the place before it.
-        self.rows, self.columns = (labels[:, 1:] != IGNORED).nonzero().unbind(1)
+        """(rows, longest): the number of each token's sequence, its position there, and whether it
+        is no padding. ``labels`` (rows, longest − 1): of the token behind each."""
+        self.asked = labels != IGNORED
+        self.targets = labels[self.asked]
+        self.rows, self.columns = self.asked.nonzero().unbind(1)
         at = sequence[self.rows, self.columns]
         numbers, self.sequences = at.unique(return_inverse=True)
         self.positions = position[self.rows, self.columns]
         order = torch.full((int(sequence.max()) + 1,), -1)
         order[numbers] = torch.arange(len(numbers))
-        wanted = real & (order[sequence] >= 0)
-        longest = int(position[wanted].max()) + 1
+        needed = real & (order[sequence] >= 0)
+        longest = int(position[needed].max()) + 1
         self.input_ids = torch.zeros(len(numbers), longest, dtype=torch.int64)
-        self.input_ids[order[sequence[wanted]], position[wanted]] = input_ids[wanted]
+        self.input_ids[order[sequence[needed]], position[needed]] = input_ids[needed]
+
+    def spread(self, values: Tensor) -> Tensor:
+        """(n,) to (rows, longest − 1), zero where nothing is asked."""
+        empty = values.new_zeros(self.asked.shape)
+        return empty.index_put((self.rows, self.columns), values)
 
 
 def _places(given: Mapping[str, Any], labels: Tensor) -> _Places | None:
-    """On the CPU. None for a batch of another kind than trl's collators and ours make: rows padded
-    on one side or both, with a mask; or packed, with positions that start again."""
+    """On the CPU, of labels without the first. None for a batch of another kind than trl's
+    collators and ours make: rows padded on one side or both, with a mask; or packed, with positions
+    that start again."""
     ids: Tensor = given["input_ids"]
     mask, positions = given.get("attention_mask"), given.get("position_ids")
-    if (mask is None) == (positions is None) or not bool((labels[:, 1:] != IGNORED).any()):
+    if (mask is None) == (positions is None) or not bool((labels != IGNORED).any()):
         return None
     if mask is not None:
         real = mask.bool()
@@ -157,27 +165,19 @@ def _places(given: Mapping[str, Any], labels: Tensor) -> _Places | None:
     return _Places(ids, sequence, position, real, labels)
 
 
-def _predicted(
-    net: Learner, places: _Places, labels: Tensor, temperature: float
-) -> FusedCausalLMOutput:
-    wanted = labels[:, 1:] != IGNORED
+def _predicted(net: Learner, places: _Places, temperature: float) -> FusedCausalLMOutput:
     found = net.predictions(
         places.input_ids,
         places.sequences,
         places.positions,
-        labels[:, 1:][wanted],
+        places.targets,
         temperature=temperature,
     )
-
-    def spread(values: Tensor) -> Tensor:
-        empty = values.new_zeros(wanted.shape)
-        return empty.index_put((places.rows, places.columns), values)
-
     return FusedCausalLMOutput(
-        loss=-found.log_probs.sum() / len(places.rows),
-        log_probs=spread(found.log_probs),
-        entropy=spread(found.entropy),
-        mean_logits=spread(found.mean_logits),
-        is_top1=spread(found.likeliest),
-        label_mask=wanted,
+        loss=-found.log_probs.sum() / len(places.targets),
+        log_probs=places.spread(found.log_probs),
+        entropy=places.spread(found.entropy),
+        mean_logits=places.spread(found.mean_logits),
+        is_top1=places.spread(found.likeliest),
+        label_mask=places.asked,
     )

@@ -25,10 +25,12 @@ def log_probs(
     pad_id: int,
     batch_size: int,
     temperature: float,
+    reader: Reader | None = None,
 ) -> list[Tensor]:
     """Natural-log probabilities of each reply's tokens after its prompt, float32 on the CPU,
     (len(reply),); of the model with the adapter that is active, its logits divided by the
-    temperature. ValueError for an empty prompt, or not as many prompts as replies."""
+    temperature. ``reader``: of that adapter, if one was made already. ValueError for an empty
+    prompt, or not as many prompts as replies."""
     if len(prompts) != len(replies):
         raise ValueError(f"{len(prompts)} prompts for {len(replies)} replies")
     if any(not prompt for prompt in prompts):
@@ -37,7 +39,7 @@ def log_probs(
     wanted = [index for index, reply in enumerate(replies) if len(reply)]
     lengths = [len(prompts[index]) + len(replies[index]) for index in wanted]
     words = int(causal_model(model).config.get_text_config().vocab_size)
-    reader = Reader(model)
+    reader = reader or Reader(model)
     for places in length_sorted_batches(lengths, batch_size, tokens=TOKENS_AT_ONCE):
         # Some models compute logits from the first reply's beginning on, in all rows.
         first = min(len(prompts[wanted[place]]) for place in places)

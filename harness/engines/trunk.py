@@ -166,6 +166,16 @@ class _Pass(torch.autograd.Function):
         return None, None, None, None, *whole(gradients[0])
 
 
+def is_written_out(model: nn.Module, *, reading: bool = False) -> bool:
+    """Whether this file computes the model with the adapter active now: not another model, device
+    or precision, nor an adapter of another kind or elsewhere; and, but for ``reading`` without
+    gradients and dropout, no base that is trained itself, and no dropout."""
+    if type(model) is not LlamaForCausalLM or not suits(model):
+        return False
+    layers = [layer for block in model.model.layers for layer in linears(block)]
+    return all(_is_matrix(x) and (reading or _trains_adapters_only(x)) for x in layers)
+
+
 def trunk(
     model: nn.Module,
     *,
@@ -174,14 +184,9 @@ def trunk(
     merged_bytes: int = MAX_BYTES,
     kept_bytes: int = KEPT_BYTES,
 ) -> Trunk | None:
-    """The model's layers with the adapter active now, or None where this file does not compute
-    them: another model, device or precision, an adapter of another kind or elsewhere; and, but for
-    ``reading`` without gradients and dropout, a base that is trained itself, or dropout."""
-    if type(model) is not LlamaForCausalLM or not suits(model):
+    """The model's layers with the adapter active now, or None where they are not written out."""
+    if type(model) is not LlamaForCausalLM or not is_written_out(model, reading=reading):
         return None
-    for layer in (layer for block in model.model.layers for layer in linears(block)):
-        if not _is_matrix(layer) or not (reading or _trains_adapters_only(layer)):
-            return None
     return Trunk(
         model,
         recompute=recompute,

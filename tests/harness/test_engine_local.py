@@ -11,49 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig
+from tiny_engine import NEW, engine, loaded
 
-from harness.adapters import activate, adapter_weights, add_adapter, using
+from harness.adapters import activate, adapter_weights, using
 from harness.chat import user
-from harness.engines import local, measuring
+from harness.engines import local
 from harness.engines.folding import Folded
 from harness.engines.local import Generated, LocalEngine, eos_ids
 from harness.engines.protocol import Request
-from harness.engines.reading import Reader
 from harness.engines.room import roomy_cache
 from harness.engines.sampling import choose, uniform
-from harness.models import LoadedModel, ModelSpec, Quantization, load
+from harness.models import LoadedModel, ModelSpec, load
 from harness.probes.protocol import Reply
-
-NEW = 24
-
-
-def loaded(
-    folder: Path, quantization: Quantization = "none", lora_dropout: float = 0.0
-) -> LoadedModel:
-    """The tiny model with an adapter ``policy`` that does something, active."""
-    found = load(ModelSpec(str(folder), quantization=quantization))
-    lora = LoraConfig(
-        r=4,
-        lora_alpha=8,
-        target_modules="all-linear",
-        lora_dropout=lora_dropout,
-        task_type="CAUSAL_LM",
-    )
-    model = add_adapter(found.model, "policy", lora, seed=1)
-    generator = torch.Generator().manual_seed(3)
-    for weight in adapter_weights(model, "policy").values():
-        weight.data = 0.1 * torch.randn(weight.shape, generator=generator)
-    activate(model, "policy")
-    found.model = model
-    return found
-
-
-def engine(found: LoadedModel, *, batch_size: int = 8, max_new_tokens: int = NEW) -> LocalEngine:
-    return LocalEngine(
-        found.model, found.tokenizer, batch_size=batch_size, max_new_tokens=max_new_tokens
-    )
-
 
 FORWARDS = ["fused", "folded", "the model's"]
 
@@ -204,54 +173,6 @@ def test_sampled_tokens_follow_the_softmax(tiny: LoadedModel) -> None:
     freedom = len(common)
     assert freedom > 10
     assert abs(square - freedom) < 4 * (2 * freedom) ** 0.5
-
-
-@pytest.mark.parametrize("quantization", ["none", "nf4"])
-@pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_log_probs_are_those_of_a_naive_forward(
-    tiny_llama: Path, quantization: str, temperature: float
-) -> None:
-    found = loaded(tiny_llama, quantization)
-    prompts = [[1, 20, 30], [1, 40], [1, 50, 60, 70, 80, 90], [1, 21]]
-    answers = [[33, 34, 35, 36, 37], [99], [], [100, 2]]
-    for size in (1, 3, 8):
-        made_by = engine(found, batch_size=size)
-        values = made_by.log_probs(prompts, answers, temperature=temperature)
-        assert [tuple(value.shape) for value in values] == [(5,), (1,), (0,), (2,)]
-        for prompt, answer, value in zip(prompts, answers, values, strict=True):
-            assert value.dtype == torch.float32
-            with torch.no_grad():
-                logits = found.model(torch.tensor([prompt + answer])).logits[0]
-            naive = torch.log_softmax(logits / temperature, dim=-1)
-            expected = [naive[len(prompt) + t - 1, token] for t, token in enumerate(answer)]
-            torch.testing.assert_close(value, torch.tensor(expected), rtol=1e-4, atol=1e-5)
-
-
-def test_log_probs_need_something_to_go_on(tiny: LoadedModel) -> None:
-    with pytest.raises(ValueError, match="2 prompts for 1 replies"):
-        engine(tiny).log_probs([[1], [1]], [[1]])
-    with pytest.raises(ValueError, match="an empty prompt"):
-        engine(tiny).log_probs([[]], [[1]])
-    assert engine(tiny).log_probs([], []) == []
-
-
-def test_log_probs_stay_within_memory(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Long prompts beside short ones too, of a model that computes from the first reply on."""
-    prompts, answers = [[1, 20]] * 6 + [[1, 20] * 9], [[30, 31, 32]] * 6 + [[40]]
-    expected = engine(tiny).log_probs(prompts, answers)
-    limit = 2 * 263 * 20  # two rows' worth
-    monkeypatch.setattr(measuring, "_MAX_LOGITS", limit)
-    logits, seen = Reader.logits, []
-
-    def watched(self: Reader, ids: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> Any:
-        seen.append(ids.shape[0] * (ids.shape[1] - int(columns.min())) * 263)
-        return logits(self, ids, rows, columns)
-
-    monkeypatch.setattr(Reader, "logits", watched)
-    for value, wanted in zip(engine(tiny).log_probs(prompts, answers), expected, strict=True):
-        torch.testing.assert_close(value, wanted)
-    assert 1 < len(seen) < 7
-    assert max(seen) <= limit
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

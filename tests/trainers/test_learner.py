@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from adapted_model import adapted
 from live_tensors import LiveTensors
-from peft import LoraConfig
 from torch import Tensor
 
-from harness.adapters import activate, adapter_weights, add_adapter
-from harness.models import ModelSpec, causal_model, load
+from harness.adapters import adapter_weights
+from harness.models import causal_model
 from trainers.learner import Learner, learner
 
 ROWS, COLUMNS = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([2, 3, 0, 1, 5])
@@ -21,19 +21,7 @@ TARGETS = torch.tensor([9, 4, 7, 30, 11])
 
 @pytest.fixture
 def model(tiny_llama: Path) -> Any:
-    return adapted(tiny_llama, "all-linear")
-
-
-def adapted(base: Path, targets: Any) -> Any:
-    loaded = load(ModelSpec(base=str(base), quantization="none", dtype="float32"))
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM")
-    model = add_adapter(loaded.model, "policy", config, seed=1)
-    torch.manual_seed(4)
-    for name, weight in adapter_weights(model, "policy").items():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, 0.0, 0.2)
-    activate(model, "policy", train=True)
-    return model
+    return adapted(tiny_llama)
 
 
 def ids() -> Tensor:
@@ -57,7 +45,7 @@ def test_log_probs_entropy_and_gradients(
     tiny_llama: Path, temperature: float, entropy_weight: float, by: str
 ) -> None:
     head = ["q_proj", "lm_head"] if by == "adapted head" else "all-linear"
-    model = adapted(tiny_llama, head)
+    model = adapted(tiny_llama, target_modules=head)
     weight = torch.tensor([1.0, -2.0, 0.5, 3.0, -1.0])
     expected, spread = plain(model, temperature)
     loss = (expected * weight).sum() + entropy_weight * (spread * weight).sum()

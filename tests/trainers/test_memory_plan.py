@@ -11,7 +11,7 @@ import pytest
 from harness.engines import adapted, folding, local, measuring, room, trunk
 from harness.errors import InputError
 from harness.models import TOKENS_AT_ONCE, ModelSpec, torch_dtype
-from trainers import learner, memory, memory_phases, rollouts, tensor_bytes, trl_epoch
+from trainers import learner, memory, memory_phases, tensor_bytes, trl_epoch
 from trainers.devices import CARDS, GIB, Device, devices
 from trainers.disk import plan_disk
 from trainers.fitting import plan
@@ -176,7 +176,7 @@ def test_constants_are_those_of_the_stages() -> None:
     """Private to their files, and repeated in the plan: here, so that they cannot drift apart."""
     assert memory_phases.TOKENS_AT_ONCE == TOKENS_AT_ONCE
     assert memory_phases.PROMPTS_AT_ONCE == local._PART
-    assert measuring._MAX_LOGITS == rollouts.LOGITS_AT_ONCE == memory.LOGITS_AT_ONCE
+    assert measuring._MAX_LOGITS == memory.LOGITS_AT_ONCE
     assert trunk._TOKENS == tensor_bytes.TRUNK_TOKENS
     assert learner._LOGITS_AT_ONCE == tensor_bytes._TRUNK_LOGITS
     assert adapted.KEPT_BYTES == memory_phases.KEPT_BYTES

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness import reward_models
 from harness.chat import render, user
-from harness.engines import local
+from harness.engines import local, measuring
 from harness.reward_models import RewardModel, RewardScorer
 from harness.store.run import Run
 from tests.conftest import byte_tokenizer
@@ -158,7 +158,7 @@ def test_moments_of_ppo_hold_what_was_planned(
 ) -> None:
     """In bfloat16, where nothing is folded or fused: the way of a GPU. All forwards are cut; in the
     second iteration the optimisers are filled."""
-    for owner in (memory_phases, rollouts, reward_models, local):
+    for owner in (memory_phases, rollouts, measuring, reward_models, local):
         monkeypatch.setattr(owner, "TOKENS_AT_ONCE", 1536)
     schedule = _schedule(
         tmp_path,

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig
+from adapted_model import adapted
 from torch import Tensor
 from transformers import LlamaModel
 from trl.trainer.utils import add_fused_lm_head
 
-from harness.adapters import activate, adapter_weights, add_adapter
-from harness.models import ModelSpec, Quantization, causal_model, load
+from harness.adapters import activate, adapter_weights
+from harness.models import causal_model
 from trainers import dpo, learner, reward, rloo, sft, trunk_forward
 from trainers.packing import IGNORED, PackedCollator
 from trainers.trunk_forward import Learners, through_trunk
@@ -26,19 +26,6 @@ FIELDS = ("log_probs", "entropy", "mean_logits", "is_top1")
 @pytest.fixture(params=["none", "nf4"])
 def model(tiny_llama: Path, request: Any) -> Any:
     return adapted(tiny_llama, request.param)
-
-
-def adapted(base: Path, quantization: Quantization = "none", **settings: Any) -> Any:
-    loaded = load(ModelSpec(base=str(base), quantization=quantization, dtype="float32"))
-    settings = {"target_modules": "all-linear", **settings}
-    config = LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **settings)
-    model = add_adapter(loaded.model, "policy", config, seed=1)
-    torch.manual_seed(4)
-    for name, weight in adapter_weights(model, "policy").items():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, 0.0, 0.2)
-    activate(model, "policy", train=True)
-    return model
 
 
 def tokens(*shape: int) -> Tensor:
