@@ -18,6 +18,7 @@ from trainers.tensor_bytes import (
     adapter_parameters,
     base_bytes,
     choosing_bytes,
+    computed_again,
     kept_for_backward,
     kv_bytes,
     passing,
@@ -337,6 +338,7 @@ class PhaseMaker:
             within = passing(shape, run, backward=backward)
             if backward:
                 kept += kept_for_backward(shape, run, checkpointing=checkpointing)
+                within += computed_again(shape, run) if checkpointing else 0
         learnt = trained(self._adapter * updated + self._head * (heads > 0 and updated > 0))
         parts = {
             "base": base_bytes(self.shape, self.schedule.quantization, self.width),

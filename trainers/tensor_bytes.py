@@ -151,15 +151,18 @@ class Forward:
 
 
 def kept_for_backward(shape: ModelShape, run: Forward, *, checkpointing: bool = False) -> int:
-    """Bytes alive when the backward begins; with gradient checkpointing, when it reaches the last
-    layer and has computed that one again."""
-    last = _layer(shape, run, first=False)
+    """Bytes alive when the backward begins."""
     ends = _norm(shape, run) * run.tokens + _shared(shape, run)
-    if not checkpointing:
-        return _layer(shape, run, first=True) + (shape.layers - 1) * last + ends
-    inputs = run.width * shape.hidden * run.tokens
-    again = last - inputs
-    return shape.layers * inputs + int8_inputs(shape, run) + again + ends
+    if checkpointing:
+        return shape.layers * _input(shape, run) + int8_inputs(shape, run) + ends
+    last = _layer(shape, run, first=False)
+    return _layer(shape, run, first=True) + (shape.layers - 1) * last + ends
+
+
+def computed_again(shape: ModelShape, run: Forward) -> int:
+    """Bytes of the layer that a backward with gradient checkpointing is at, beside its input. Those
+    that the loss needed are free by then."""
+    return _layer(shape, run, first=False) - _input(shape, run)
 
 
 def int8_inputs(shape: ModelShape, run: Forward) -> int:
@@ -200,6 +203,10 @@ def passing(shape: ModelShape, run: Forward, *, backward: bool) -> int:
 def _sources(shape: ModelShape) -> Iterator[tuple[str, int]]:
     """The tensors that linear layers read, and their widths, each once."""
     yield from {linear.source: linear.inputs for linear in shape.linears}.items()
+
+
+def _input(shape: ModelShape, run: Forward) -> int:
+    return run.width * shape.hidden * run.tokens
 
 
 def _norm(shape: ModelShape, run: Forward) -> int:
