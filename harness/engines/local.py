@@ -36,6 +36,7 @@ from harness.models import (
     length_sorted_batches,
     pad_left,
 )
+from harness.positions import goes_by_position_ids
 from harness.probes.protocol import Reply
 
 # Dropping finished rows copies the cache of the others: done when a tenth of the rows are over.
@@ -104,8 +105,12 @@ class LocalEngine:
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
-        """Keep the threads' states meanwhile. The model and its active adapter must not change."""
-        before, self._threads = self._threads, Threads(self._thread_bytes)
+        """Keep the threads' states meanwhile. The model and its active adapter must not change.
+
+        Not of models that count slots: a dialogue's new turn is padded behind what was kept of it.
+        """
+        before, keeps = self._threads, goes_by_position_ids(self.model)
+        self._threads = Threads(self._thread_bytes) if keeps else None
         try:
             yield
         finally:
