@@ -99,12 +99,17 @@ def _added(
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        if isinstance(model, PeftModel):
-            model.add_adapter(name, lora)
-        else:
-            model.requires_grad_(False)
-            with warnings.catch_warnings():  # peft 0.21 asks transformers for a deprecated name
-                warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        with warnings.catch_warnings():
+            # peft 0.21 looks for the names of parameters, which it has adapted, among the modules.
+            warnings.filterwarnings("ignore", ".*_pattern keys did not match.*", RuntimeWarning)
+            # It finds out itself that GPT-2's matrices are transposed.
+            warnings.filterwarnings("ignore", ".*fan_in_fan_out is set to False.*")
+            if isinstance(model, PeftModel):
+                model.add_adapter(name, lora)
+            else:
+                model.requires_grad_(False)
+                # It asks transformers for a deprecated name.
+                warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*")
                 model = get_peft_model(model, lora, adapter_name=name)
     for weight in adapter_weights(model, name).values():
         weight.data = weight.data.float()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from peft import PeftModel
 
 from harness.adapters import adapter_hash, hash_file, load_adapter, remove_adapter, using
+from harness.chat import Prompts
 from harness.conversing import log_probs
 from harness.engines.local import LocalEngine
 from harness.errors import InputError, IntegrityError
@@ -97,6 +98,7 @@ class LiveBase:
         self._resolved = resolved
         self._schedule = resolved.schedule
         self._loaded: LoadedModel | None = None
+        self._prompts: Prompts | None = None  # of the base's tokenizer, for all evaluations
         self._judge: Judge | None = None
         self._intact: set[Path] = set()  # checkpoints that were looked through
         self._rewards: dict[tuple[tuple[RewardModel, ...], str], dict[str, Any]] = {}
@@ -299,7 +301,18 @@ class LiveBase:
             has_start = start is not None
             rewarded_by = self._reward_identity(reward_models, rule)
             judge = self.judge()
-            yield _Seat(self._schedule, checkpoint, loaded, scorer, rewarded_by, has_start, judge)
+            if self._prompts is None:
+                self._prompts = Prompts(loaded.tokenizer)
+            engine = LocalEngine(
+                loaded.model,
+                loaded.tokenizer,
+                batch_size=self._schedule.evaluate.batch,
+                max_new_tokens=self._schedule.evaluate.max_new_tokens,
+                prompts=self._prompts,
+            )
+            yield _Seat(
+                self._schedule, checkpoint, loaded, engine, scorer, rewarded_by, has_start, judge
+            )
 
 
 class _Seat:
@@ -310,6 +323,7 @@ class _Seat:
         schedule: Schedule,
         checkpoint: Checkpoint,
         loaded: LoadedModel,
+        engine: LocalEngine,
         scorer: RewardScorer | None,
         rewarded_by: Mapping[str, Any],
         has_start: bool,
@@ -322,12 +336,7 @@ class _Seat:
         self._scorer = scorer
         self._judge = judge
         self._reference = _REFERENCE if has_start else None
-        self._engine = LocalEngine(
-            loaded.model,
-            loaded.tokenizer,
-            batch_size=schedule.evaluate.batch,
-            max_new_tokens=schedule.evaluate.max_new_tokens,
-        )
+        self._engine = engine
         # What the numbers depend on besides the engine: all by content, nothing by name.
         self._identity = {
             "base": loaded.base_fingerprint,

@@ -420,7 +420,8 @@ def test_an_adapter_of_another_family_is_bad_input(tiny_llama: Path, tmp_path: P
 def test_another_bases_shapes_are_bad_input(
     tiny_llama: Path, tmp_path: Path, layers: int, hidden: int, told: str
 ) -> None:
-    save_adapter(two(tiny_llama), "policy", tmp_path)
+    by_name = lora(target_modules=["q_proj", "v_proj"])  # in whatever layers there are
+    save_adapter(add_adapter(base(tiny_llama), "policy", by_name, seed=1), "policy", tmp_path)
     config = AutoConfig.from_pretrained(tiny_llama)
     config.num_hidden_layers, config.hidden_size, config.head_dim = layers, hidden, hidden // 4
     other = AutoModelForCausalLM.from_config(config)
