@@ -345,9 +345,9 @@ def _layers(model: nn.Module, path: str = "") -> Iterator[tuple[str, LoraLayer]]
     """
     if isinstance(model, LoraLayer):
         yield path, model
-        inner: Any = model
-        if isinstance(inner.base_layer, LoraLayer):
-            yield from _layers(inner.base_layer, f"{path}.base_layer")
+        inner: Any = model.base_layer
+        if isinstance(inner, LoraLayer):
+            yield from _layers(inner, f"{path}.base_layer")
         return
     for name, child in model.named_children():
         yield from _layers(child, f"{path}.{name}" if path else name)
@@ -399,9 +399,11 @@ def _of_another_base(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) ->
     """In what the base of a stored adapter, which is whole and of the same rank, differs from the
     one here; None where it does not differ, or the adapter is not whole."""
     here, there = _by_layer(own), _by_layer(stored)
-    if here is None or there is None or {*map(frozenset, there.values())} - {
-        *map(frozenset, here.values())
-    }:
+    if (
+        here is None
+        or there is None
+        or {*map(frozenset, there.values())} - {*map(frozenset, here.values())}
+    ):
         return None
     for path in sorted(there.keys() ^ here.keys()):
         return f"it adapts {path}" if path in there else f"it does not adapt {path}"

@@ -47,7 +47,9 @@ from trainers.schedule_stages import (
     RejectionSamplingStage,
     RewardRule,
     RlooStage,
+    SftStage,
 )
+from trainers.separation import packed_collator
 from trainers.stage import Checkpoint, StageContext, Trainer, intact
 from trainers.team import ALONE, Team
 
@@ -192,26 +194,34 @@ class LiveBase:
     def base(self) -> LoadedModel:
         """The base model, loaded at most once.
 
-        Raises ``InputError`` if it is not the one that the run was begun with: adapters trained on
-        one base say nothing on another.
+        Raises ``InputError`` if it is not the one that the run was begun with (adapters trained on
+        one base say nothing on another), or none that the schedule's stages can work with.
         """
         if self._loaded is None:
-            self._loaded = load(base_spec(self._schedule, self._resolved.base))
-            if not self._loaded.tokenizer.chat_template:
-                raise InputError(
-                    "the tokenizer has no chat template",
-                    path=self._resolved.base,
-                    expected="`chat_template: FILE` in the schedule (Jinja)",
-                )
-            begun = _base_of_evaluations(self._run)
-            if begun is not None and begun != self._loaded.base_fingerprint:
-                raise InputError(
-                    "the base model is not the one that this run was begun with",
-                    path=self._resolved.base,
-                    expected=f"fingerprint {begun[:12]}…, "
-                    f"this one has {self._loaded.base_fingerprint[:12]}…",
-                )
+            loaded = load(base_spec(self._schedule, self._resolved.base))
+            self._check_base(loaded)
+            self._loaded = loaded
         return self._loaded
+
+    def _check_base(self, loaded: LoadedModel) -> None:
+        """``InputError`` where a stage cannot work with it: now, not when its turn comes."""
+        if not loaded.tokenizer.chat_template:
+            raise InputError(
+                "the tokenizer has no chat template",
+                path=self._resolved.base,
+                expected="`chat_template: FILE` in the schedule (Jinja)",
+            )
+        begun = _base_of_evaluations(self._run)
+        if begun is not None and begun != loaded.base_fingerprint:
+            raise InputError(
+                "the base model is not the one that this run was begun with",
+                path=self._resolved.base,
+                expected=f"fingerprint {begun[:12]}…, this one has {loaded.base_fingerprint[:12]}…",
+            )
+        pad = int(loaded.tokenizer.pad_token_id)
+        for stage in self._schedule.stages:
+            if isinstance(stage, SftStage) and stage.packing:
+                packed_collator(loaded.model, pad, field=f"stages.{stage.name}.packing")
 
     def judge(self) -> Judge | None:
         """The schedule's judge, made (a local one: loaded) at most once."""

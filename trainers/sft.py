@@ -24,8 +24,8 @@ from trainers.lora import save_policy
 from trainers.packing import IGNORED, pack
 from trainers.policy_epochs import Epoch, Train, policy_epochs
 from trainers.schedule_stages import SftStage
-from trainers.sft_rows import Example, document_examples, examples
 from trainers.separation import packed_collator
+from trainers.sft_rows import Example, document_examples, examples
 from trainers.stage import POLICY, Checkpoint, StageContext
 from trainers.trl_epoch import Plan, WeightsInPlace, borrowed, micro_batch, run_epoch, save_state
 from trainers.trunk_forward import through_trunk

@@ -473,5 +473,5 @@ def test_an_experts_adapter_is_two_and_both_are_trained_kept_and_removed(
 def test_settings_that_experts_cannot_have_are_bad_input(
     family_base: Callable[..., Path],
 ) -> None:
-    with pytest.raises(InputError, match="lora: peft cannot adapt this base: .*lora_dropout"):
+    with pytest.raises(InputError, match=r"lora: peft cannot adapt this base: .*lora_dropout"):
         add_adapter(base(family_base("mixtral")), "policy", lora(lora_dropout=0.1), seed=1)
