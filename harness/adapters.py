@@ -337,7 +337,7 @@ def _weights(part: nn.Module | nn.Parameter) -> Iterable[nn.Parameter]:
     return [weight for weight in part._parameters.values() if weight is not None]
 
 
-def _layers(model: nn.Module, path: str = "") -> Iterator[tuple[str, LoraLayer]]:
+def _layers(model: Any, path: str = "") -> Iterator[tuple[str, LoraLayer]]:
     """The adapted layers in the model's order, without descending into each one's adapters.
 
     A module of which several parameters are adapted, as a mixture's experts are, is wrapped once
