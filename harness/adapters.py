@@ -42,6 +42,7 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 # One LoRA is these containers of a layer, each a dict by adapter name.
 _CONTAINERS = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector")
+_PART = re.compile(rf"(?P<layer>.+)\.(?P<part>(?:{'|'.join(_CONTAINERS)})(?:\.\w+)?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,10 @@ def add_adapter(
     rates of RLHF. What is active stays active (the base alone, after the first): call ``activate``.
     The caller's random state is neither read nor changed.
 
-    Raises ``InputError`` where a module that is named does not exist, or takes no adapter.
+    Raises ``InputError`` where a module that is named does not exist, or takes no adapter, or none
+    with these settings (a mixture's experts, none with dropout).
     """
+    _check_name(model, name)
     missing = _missing_targets(model, lora)
     if missing:
         names = _linear_names(model)
@@ -78,7 +81,7 @@ def add_adapter(
     except ValueError as error:
         found = re.match(r"Target module (\w+)", str(error))
         if found is None:
-            raise
+            raise InputError(f"peft cannot adapt this base: {error}", field="lora") from error
         raise InputError(
             f"names a {found[1]}, which takes no adapter",
             field="lora.targets",
@@ -96,12 +99,17 @@ def _added(
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        if isinstance(model, PeftModel):
-            model.add_adapter(name, lora)
-        else:
-            model.requires_grad_(False)
-            with warnings.catch_warnings():  # peft 0.21 asks transformers for a deprecated name
-                warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")
+        with warnings.catch_warnings():
+            # peft 0.21 looks for the names of parameters, which it has adapted, among the modules.
+            warnings.filterwarnings("ignore", ".*_pattern keys did not match.*", RuntimeWarning)
+            # It finds out itself that GPT-2's matrices are transposed.
+            warnings.filterwarnings("ignore", ".*fan_in_fan_out is set to False.*")
+            if isinstance(model, PeftModel):
+                model.add_adapter(name, lora)
+            else:
+                model.requires_grad_(False)
+                # It asks transformers for a deprecated name.
+                warnings.filterwarnings("ignore", ".*is_gradient_checkpointing.*")
                 model = get_peft_model(model, lora, adapter_name=name)
     for weight in adapter_weights(model, name).values():
         weight.data = weight.data.float()
@@ -115,9 +123,9 @@ def load_adapter(
 ) -> PeftModel:
     """Add the adapter stored in ``folder``, and activate it for training if ``trainable``.
 
-    Raises ``InputError`` for a folder that holds no adapter or one of other modules than the base
-    has, ``IntegrityError`` where its tensors are not exactly those that its configuration calls for
-    (a reward adapter with its head on a causal model, a truncated file, another base's shapes).
+    Raises ``InputError`` for a folder that holds no adapter or another base's, of other modules
+    or shapes than this one has; ``IntegrityError`` where its tensors are not exactly those that its
+    configuration calls for (a reward adapter with its head on a causal model, a truncated file).
     """
     config = read_config(folder)
     config.modules_to_save = None  # whole modules (a head) would be tensors that we refuse below
@@ -133,8 +141,17 @@ def load_adapter(
         )
     model = _added(model, name, config, seed=0)
     try:
+        difference = _of_another_base(adapter_weights(model, name), stored)
+        if difference is not None:
+            raise InputError(
+                f"is for another base: {difference}",
+                path=folder / WEIGHTS_FILE,
+                expected=f"that of {config.base_model_name_or_path}"
+                if config.base_model_name_or_path
+                else None,
+            )
         _fill(model, name, stored, origin=str(folder / WEIGHTS_FILE))
-    except IntegrityError:
+    except (InputError, IntegrityError):
         remove_adapter(model, name)
         raise
     if trainable:
@@ -320,10 +337,17 @@ def _weights(part: nn.Module | nn.Parameter) -> Iterable[nn.Parameter]:
     return [weight for weight in part._parameters.values() if weight is not None]
 
 
-def _layers(model: nn.Module, path: str = "") -> Iterator[tuple[str, LoraLayer]]:
-    """The adapted layers in the model's order, without descending into each one's adapters."""
+def _layers(model: Any, path: str = "") -> Iterator[tuple[str, LoraLayer]]:
+    """The adapted layers in the model's order, without descending into each one's adapters.
+
+    A module of which several parameters are adapted, as a mixture's experts are, is wrapped once
+    for each, one wrapper inside the other.
+    """
     if isinstance(model, LoraLayer):
         yield path, model
+        inner: Any = model.base_layer
+        if isinstance(inner, LoraLayer):
+            yield from _layers(inner, f"{path}.base_layer")
         return
     for name, child in model.named_children():
         yield from _layers(child, f"{path}.{name}" if path else name)
@@ -369,6 +393,40 @@ def _fill(model: PeftModel, name: str, stored: Mapping[str, Tensor], *, origin: 
     with torch.no_grad():
         for key, parameter in own.items():
             parameter.copy_(stored[key])
+
+
+def _of_another_base(own: Mapping[str, Tensor], stored: Mapping[str, Tensor]) -> str | None:
+    """In what the base of a stored adapter, which is whole and of the same rank, differs from the
+    one here; None where it does not differ, or the adapter is not whole."""
+    here, there = _by_layer(own), _by_layer(stored)
+    if (
+        here is None
+        or there is None
+        or {*map(frozenset, there.values())} - {*map(frozenset, here.values())}
+    ):
+        return None
+    for path in sorted(there.keys() ^ here.keys()):
+        return f"it adapts {path}" if path in there else f"it does not adapt {path}"
+    for path, parts in here.items():
+        for part, weight in parts.items():
+            wanted, found = tuple(weight.shape), tuple(there[path][part].shape)
+            at = {"A": 0, "B": 1}.get(part.split(".")[0][-1])  # of the rank
+            if len(wanted) != len(found) or (at is not None and wanted[at] != found[at]):
+                return None
+            if wanted != found:
+                return f"{path}.{part} has shape {found}, this one needs {wanted}"
+    return None
+
+
+def _by_layer(weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]] | None:
+    """An adapter's tensors, layer by layer; None if one is no part of a LoRA."""
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, weight in weights.items():
+        found = _PART.fullmatch(key)
+        if found is None:
+            return None
+        layers.setdefault(found["layer"], {})[found["part"]] = weight
+    return layers
 
 
 def _config(model: PeftModel, name: str) -> LoraConfig:

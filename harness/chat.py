@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,6 +63,36 @@ def render(
         return_dict=False,
     )
     return [int(token) for token in ids]  # type: ignore[arg-type]  # one conversation: a flat list
+
+
+class Prompts:
+    """A tokenizer's prompts of conversations in which nobody has replied yet, each rendered once:
+    what eval sets ask is asked of every checkpoint anew. What a reply is part of hardly comes
+    again, and is rendered each time.
+
+    With another template or other tokens in the tokenizer all of them are rendered anew, and always
+    by a template that asks for the time.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._rendered_with: Any = None
+        self._known: dict[Conversation, tuple[int, ...]] = {}
+
+    def __call__(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """As ``render``, with the header of the assistant's next reply."""
+        asked = tuple(messages)
+        template = self.tokenizer.chat_template
+        timed = "strftime_now" in str(template)
+        if timed or any(message.role == "assistant" for message in asked):
+            return tuple(render(self.tokenizer, asked, reply_next=True))
+        now = (template, len(self.tokenizer))
+        if self._rendered_with != now:
+            self._rendered_with, self._known = now, {}
+        found = self._known.get(asked)
+        if found is None:
+            found = self._known[asked] = tuple(render(self.tokenizer, asked, reply_next=True))
+        return found
 
 
 def up_to_end(ids: Sequence[int], eos: Sequence[int]) -> list[int]:

@@ -17,11 +17,13 @@ from typing import Any, Literal
 
 import torch
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from harness.adapters import hash_file, load_adapter
 from harness.errors import InputError
-from harness.models import ModelSpec, load
+from harness.models import ModelSpec, causal_model, load
 from harness.store.atomic import make_folder
 
 Precision = Literal["bfloat16", "float16", "float32"]
@@ -70,10 +72,11 @@ def merge(
     bare = replace(spec, adapter=None, quantization="none", dtype="float32", device="cpu")
     loaded = load(bare)
     model = load_adapter(loaded.model, _NAME, Path(spec.adapter))
+    inner = causal_model(model)
     adapted = [(n, m) for n, m in model.named_modules() if isinstance(m, LoraLayer)]
     updates: dict[str, tuple[float, float, float]] = {}  # ⟨asked, kept⟩, |asked|², |kept|²
     for number, (name, module) in enumerate(adapted):
-        updates[name] = _merge_layer(name, module, DTYPES[dtype])
+        updates[name] = _merge_layer(inner, name, module, DTYPES[dtype])
         progress(number + 1, len(adapted))
     merged: Any = model.unload().to(DTYPES[dtype])
     cosines = {name: _cosine(*parts) for name, parts in updates.items()}
@@ -101,22 +104,37 @@ def merge(
     return result
 
 
-def _merge_layer(name: str, layer: Any, dtype: torch.dtype) -> tuple[float, float, float]:
+def _merge_layer(
+    model: Any, name: str, layer: Any, dtype: torch.dtype
+) -> tuple[float, float, float]:
     """Merge in place; ⟨asked, kept⟩, |asked|² and |kept|² of the update."""
-    base = layer.get_base_layer()
     if _NAME in layer.lora_variant or layer.lora_bias.get(_NAME, False):
         raise InputError(f"{name} has an adapter that is more than a low-rank sum (DoRA, bias)")
-    if not isinstance(base, nn.Linear):
-        raise InputError(f"{name} is no linear layer, but {type(base).__name__}")
+    weight = _adapted_weight(model, name, layer)
     with torch.no_grad():
-        up, down = layer.lora_B[_NAME].weight, layer.lora_A[_NAME].weight
-        asked: Tensor = (up.float() @ down.float()) * layer.scaling[_NAME]
-        before = base.weight.detach().float()
+        asked: Tensor = layer.get_delta_weight(_NAME).float()
+        before = weight.detach().float()
         rounded = (before + asked).to(dtype).float()
         # What rounding does to the base alone is no part of the update.
         kept = rounded - before.to(dtype).float()
-        base.weight.copy_(rounded)
+        weight.copy_(rounded)
         return float((asked * kept).sum()), float(asked.square().sum()), float(kept.square().sum())
+
+
+def _adapted_weight(model: Any, name: str, layer: Any) -> Tensor:
+    """The weight that the adapter's update is added to: a matrix (of GPT-2's Conv1D transposed), or
+    a mixture's matrices, an expert each."""
+    base = layer.get_base_layer()
+    if isinstance(layer, ParamWrapper):
+        found: Tensor = layer.get_param()
+        return found
+    if not isinstance(base, nn.Linear | Conv1D):
+        raise InputError(f"{name} is no linear layer, but {type(base).__name__}")
+    if base.weight is model.get_input_embeddings().weight:
+        # A tied head: the update is the head's alone, so that the two are tied no longer.
+        base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
+        model.config.tie_word_embeddings = False
+    return base.weight
 
 
 def _cosine(product: float, asked: float, kept: float) -> float:

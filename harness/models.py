@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ import bitsandbytes as bnb
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from jinja2 import TemplateError
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from transformers import (
 )
 
 from harness.adapters import activate, hash_file, load_adapter
+from harness.chat import render, user
 from harness.errors import InputError, IntegrityError, nearest
 
 Quantization = Literal["none", "int8", "nf4"]
@@ -104,6 +106,7 @@ def load(spec: ModelSpec) -> LoadedModel:
             f"{folder}: the weights do not cover the model: {missing[0]} and {len(missing) - 1} "
             "more are missing or of another shape"
         )
+    _check_vocabulary(model, tokenizer, folder)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.requires_grad_(False)
     model.eval()
@@ -339,6 +342,30 @@ def _download(spec: ModelSpec, patterns: list[str]) -> Path:
             spec.base, revision=spec.revision, allow_patterns=patterns, ignore_patterns=["*/*"]
         )
     )
+
+
+def _check_vocabulary(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
+) -> None:
+    """``InputError`` where the tokenizer makes tokens of which the model has no embedding: those of
+    ordinary text, those that end and pad it, or the chat template's. Others that were added (one of
+    Gemma 3's stands for an image) do no harm."""
+    embeddings: Any = model.get_input_embeddings()
+    rows = len(embeddings.weight)
+    known = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
+    used = [token for token in known if token is not None]
+    if tokenizer.chat_template:
+        # A template of its own taste may refuse this; those that are asked for will tell.
+        with suppress(TemplateError):
+            used += render(tokenizer, (user("Hello"),), reply_next=True)
+    beyond = max([tokenizer.vocab_size - 1, *used])
+    if beyond >= rows:
+        raise InputError(
+            f"the tokenizer has a token {beyond} ({tokenizer.convert_ids_to_tokens(beyond)}), "
+            f"but the model knows {rows} tokens only",
+            path=folder,
+            expected="the model's own tokenizer, or a model resized for this one",
+        )
 
 
 def _check_folder(folder: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).parent))
+from families import make_family
+
 # A shell starts what it runs in the background with interrupts ignored, and children inherit that:
 # the tests of ctrl-C would find nothing that can be interrupted.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -66,6 +70,22 @@ def make_tiny_llama(folder: Path, *, seed: int = 0, layers: int = 2) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def family_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``family_base(name, **changes)``: the folder of a tiny random model of that family (see
+    ``families.py``), made once; read it, do not write into it."""
+    made: dict[str, Path] = {}
+
+    def make(name: str, **changes: Any) -> Path:
+        key = f"{name} {sorted(changes.items())}"
+        if key not in made:
+            folder = tmp_path_factory.mktemp(name)
+            made[key] = make_family(folder, name, byte_tokenizer(), **changes)
+        return made[key]
+
+    return make
 
 
 @pytest.fixture(scope="session")

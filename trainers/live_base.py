@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from peft import PeftModel
 
 from harness.adapters import adapter_hash, hash_file, load_adapter, remove_adapter, using
+from harness.chat import Prompts
 from harness.conversing import log_probs
 from harness.engines.local import LocalEngine
 from harness.errors import InputError, IntegrityError
@@ -46,7 +47,9 @@ from trainers.schedule_stages import (
     RejectionSamplingStage,
     RewardRule,
     RlooStage,
+    SftStage,
 )
+from trainers.separation import packed_collator
 from trainers.stage import Checkpoint, StageContext, Trainer, intact
 from trainers.team import ALONE, Team
 
@@ -97,6 +100,7 @@ class LiveBase:
         self._resolved = resolved
         self._schedule = resolved.schedule
         self._loaded: LoadedModel | None = None
+        self._prompts: Prompts | None = None  # of the base's tokenizer, for all evaluations
         self._judge: Judge | None = None
         self._intact: set[Path] = set()  # checkpoints that were looked through
         self._rewards: dict[tuple[tuple[RewardModel, ...], str], dict[str, Any]] = {}
@@ -190,26 +194,34 @@ class LiveBase:
     def base(self) -> LoadedModel:
         """The base model, loaded at most once.
 
-        Raises ``InputError`` if it is not the one that the run was begun with: adapters trained on
-        one base say nothing on another.
+        Raises ``InputError`` if it is not the one that the run was begun with (adapters trained on
+        one base say nothing on another), or none that the schedule's stages can work with.
         """
         if self._loaded is None:
-            self._loaded = load(base_spec(self._schedule, self._resolved.base))
-            if not self._loaded.tokenizer.chat_template:
-                raise InputError(
-                    "the tokenizer has no chat template",
-                    path=self._resolved.base,
-                    expected="`chat_template: FILE` in the schedule (Jinja)",
-                )
-            begun = _base_of_evaluations(self._run)
-            if begun is not None and begun != self._loaded.base_fingerprint:
-                raise InputError(
-                    "the base model is not the one that this run was begun with",
-                    path=self._resolved.base,
-                    expected=f"fingerprint {begun[:12]}…, "
-                    f"this one has {self._loaded.base_fingerprint[:12]}…",
-                )
+            loaded = load(base_spec(self._schedule, self._resolved.base))
+            self._check_base(loaded)
+            self._loaded = loaded
         return self._loaded
+
+    def _check_base(self, loaded: LoadedModel) -> None:
+        """``InputError`` where a stage cannot work with it: now, not when its turn comes."""
+        if not loaded.tokenizer.chat_template:
+            raise InputError(
+                "the tokenizer has no chat template",
+                path=self._resolved.base,
+                expected="`chat_template: FILE` in the schedule (Jinja)",
+            )
+        begun = _base_of_evaluations(self._run)
+        if begun is not None and begun != loaded.base_fingerprint:
+            raise InputError(
+                "the base model is not the one that this run was begun with",
+                path=self._resolved.base,
+                expected=f"fingerprint {begun[:12]}…, this one has {loaded.base_fingerprint[:12]}…",
+            )
+        pad = int(loaded.tokenizer.pad_token_id)
+        for stage in self._schedule.stages:
+            if isinstance(stage, SftStage) and stage.packing:
+                packed_collator(loaded.model, pad, field=f"stages.{stage.name}.packing")
 
     def judge(self) -> Judge | None:
         """The schedule's judge, made (a local one: loaded) at most once."""
@@ -299,7 +311,18 @@ class LiveBase:
             has_start = start is not None
             rewarded_by = self._reward_identity(reward_models, rule)
             judge = self.judge()
-            yield _Seat(self._schedule, checkpoint, loaded, scorer, rewarded_by, has_start, judge)
+            if self._prompts is None:
+                self._prompts = Prompts(loaded.tokenizer)
+            engine = LocalEngine(
+                loaded.model,
+                loaded.tokenizer,
+                batch_size=self._schedule.evaluate.batch,
+                max_new_tokens=self._schedule.evaluate.max_new_tokens,
+                prompts=self._prompts,
+            )
+            yield _Seat(
+                self._schedule, checkpoint, loaded, engine, scorer, rewarded_by, has_start, judge
+            )
 
 
 class _Seat:
@@ -310,6 +333,7 @@ class _Seat:
         schedule: Schedule,
         checkpoint: Checkpoint,
         loaded: LoadedModel,
+        engine: LocalEngine,
         scorer: RewardScorer | None,
         rewarded_by: Mapping[str, Any],
         has_start: bool,
@@ -322,12 +346,7 @@ class _Seat:
         self._scorer = scorer
         self._judge = judge
         self._reference = _REFERENCE if has_start else None
-        self._engine = LocalEngine(
-            loaded.model,
-            loaded.tokenizer,
-            batch_size=schedule.evaluate.batch,
-            max_new_tokens=schedule.evaluate.max_new_tokens,
-        )
+        self._engine = engine
         # What the numbers depend on besides the engine: all by content, nothing by name.
         self._identity = {
             "base": loaded.base_fingerprint,

@@ -39,9 +39,13 @@ class PackedCollator:
     attention. trl's own collator flattens a batch into one sequence, whose mask would grow with
     the square of the *batch's* tokens wherever attention is not a varlen kernel. Shapes (rows,
     longest), int64; padding is a block of its own.
+
+    ``mask``: of models that make no mask of positions, the type of one that is written out, as
+    ``attention_mask`` (rows, 1, longest, longest).
     """
 
     pad_token_id: int
+    mask: torch.dtype | None = None
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         longest = max(len(row["input_ids"]) for row in rows)
@@ -52,7 +56,26 @@ class PackedCollator:
             length = len(row["input_ids"])
             ids[number, :length] = torch.tensor(row["input_ids"])
             labels[number, :length] = torch.tensor(row["labels"])
-            blocks = [*row["seq_lengths"], longest - length]
-            positions[number] = torch.cat([torch.arange(block) for block in blocks])
+            parts = [*row["seq_lengths"], longest - length]
+            positions[number] = torch.cat([torch.arange(part) for part in parts])
         labels[positions == 0] = IGNORED  # nothing predicts the first token of a block
-        return {"input_ids": ids, "labels": labels, "position_ids": positions}
+        batch = {"input_ids": ids, "labels": labels, "position_ids": positions}
+        if self.mask is not None:
+            blocks = (positions == 0).cumsum(dim=1)
+            batch["attention_mask"] = additive_mask(same_block(blocks), self.mask)
+        return batch
+
+
+def same_block(block: Tensor) -> Tensor:
+    """Which tokens each one sees, (rows, longest, longest): the earlier ones of its block, and
+    itself. ``block``: the number of each token's, (rows, longest)."""
+    size = block.shape[1]
+    sees = block[:, :, None] == block[:, None, :]
+    return sees & torch.ones(size, size, dtype=torch.bool, device=block.device).tril()
+
+
+def additive_mask(sees: Tensor, dtype: torch.dtype) -> Tensor:
+    """(rows, longest, longest), true for yes, as sdpa and eager attention take it: (rows, 1,
+    longest, longest), what is added to the scores."""
+    mask = torch.zeros(sees.shape, dtype=dtype, device=sees.device)
+    return mask.masked_fill_(~sees, torch.finfo(dtype).min)[:, None]

@@ -19,15 +19,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trainers.packing import pack
+from harness.positions import goes_by_position_ids
+from trainers.packing import additive_mask, pack, same_block
 
 _ROOM = 64  # tokens a row at least: wide rows waste attention, narrow ones padding
 _CHOSEN, _REJECTED = 1, 2  # branches of a block; 0 is what they share
 
 
 def suits(model: PreTrainedModel) -> bool:
-    """Whether the model computes with a mask that is given to it: sdpa or eager attention, and the
-    same causal attention in every layer."""
+    """Whether the model computes with a mask and position ids that are given to it: sdpa or eager
+    attention, and the same causal attention in every layer."""
+    if not goes_by_position_ids(model):
+        return False
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     window = getattr(config, "sliding_window", None)
@@ -122,9 +125,6 @@ def tokens_a_reply(batch: Mapping[str, Tensor]) -> Tensor:
 def attention(block: Tensor, branch: Tensor, dtype: torch.dtype) -> Tensor:
     """The additive mask (rows, 1, longest, longest): a token sees the earlier ones of its block,
     the rejected reply not the chosen one."""
-    size = block.shape[1]
-    sees = block[:, :, None] == block[:, None, :]
-    sees &= torch.ones(size, size, dtype=torch.bool, device=block.device).tril()
+    sees = same_block(block)
     sees &= ~((branch[:, :, None] == _REJECTED) & (branch[:, None, :] == _CHOSEN))
-    mask = torch.zeros(sees.shape, dtype=dtype, device=block.device)
-    return mask.masked_fill_(~sees, torch.finfo(dtype).min)[:, None]
+    return additive_mask(sees, dtype)

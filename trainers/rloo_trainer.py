@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast, gather_object
 from datasets import Dataset
 from torch import Tensor
 from torch.utils.data import Sampler
 from trl import RLOOConfig, RLOOTrainer
-from trl.trainer.utils import add_fused_lm_head
+from trl.trainer.utils import add_fused_lm_head, split_tensor_dict
 
 from harness.engines.local import LocalEngine
 from harness.models import eval_mode
@@ -120,6 +120,7 @@ class LeaveOneOutTrainer(WeightsInPlace, RLOOTrainer):
 
     model: Any
     ref_model: Any
+    _buffered_inputs: Any
 
     def __init__(
         self,
@@ -221,6 +222,45 @@ class LeaveOneOutTrainer(WeightsInPlace, RLOOTrainer):
                 )
         self._record(self._log_probs[False], self._log_probs[True], mask)
         return batch
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        """The micro-batch that is trained on next.
+
+        trl shuffles each process's own replies, so that several processes would put others together
+        in a mini-batch than one does.
+        """
+        if self.accelerator.num_processes == 1 or not self.model.training:
+            return super()._prepare_inputs(generation_batch)
+        args: Any = self.args
+        steps = args.steps_per_generation
+        if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
+            batch = self._generate_and_score_completions(generation_batch)
+            self._buffered_inputs = split_tensor_dict(self._dealt(batch), steps)
+        return self._buffered_inputs[self._step % steps]
+
+    def _dealt(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """This process's share of each mini-batch, which are those of one process: the first one
+        draws the order of a whole batch of rollouts, as it would alone."""
+        parts = self._from.stage.batch // self._from.stage.mini_batch
+        order = torch.randperm(self._from.stage.batch).to(self.accelerator.device)
+        order = broadcast(order)
+        mine = order.view(parts, self.accelerator.num_processes, -1)
+        rows = mine[:, self.accelerator.process_index].flatten()
+        found = {}
+        for name, value in batch.items():
+            if isinstance(value, Tensor) and value.ndim:
+                whole = value
+                if value.ndim > 1:
+                    whole = self.accelerator.pad_across_processes(
+                        value,
+                        dim=1,
+                        pad_index=self._tokenizer.pad_token_id if name.endswith("_ids") else 0,
+                        pad_first=name.startswith("prompt"),
+                    )
+                found[name] = self.accelerator.gather(whole)[rows]
+            else:
+                found[name] = value
+        return found
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **settings: Any) -> Any:
         """trl's, with the demonstrations' gradient added once an optimiser step: before the first

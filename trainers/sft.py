@@ -21,9 +21,10 @@ from harness.models import causal_model
 from trainers.blank_rows import ReadsBlanksLast, filled
 from trainers.data import Demonstration, Document, load_demonstrations
 from trainers.lora import save_policy
-from trainers.packing import IGNORED, PackedCollator, pack
+from trainers.packing import IGNORED, pack
 from trainers.policy_epochs import Epoch, Train, policy_epochs
 from trainers.schedule_stages import SftStage
+from trainers.separation import packed_collator
 from trainers.sft_rows import Example, document_examples, examples
 from trainers.stage import POLICY, Checkpoint, StageContext
 from trainers.trl_epoch import Plan, WeightsInPlace, borrowed, micro_batch, run_epoch, save_state
@@ -85,7 +86,7 @@ def train_epoch(
     """One epoch of SFT on the policy, in place; its scalars. ``resume``: the folder of the state
     that the epoch before left, ``keep_state``: leave one in ``staging/trainer``."""
     tokenizer = ctx.base().tokenizer
-    collator = PackedCollator(int(tokenizer.pad_token_id)) if training.packing else None
+    collator = packed_collator(model, int(tokenizer.pad_token_id)) if training.packing else None
     plan = training.plan.among(ctx.team.size)
     together = plan.micro_batch * plan.processes
     rows = filled(data, together, BLANK) if plan.processes > 1 else data

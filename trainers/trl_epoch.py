@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 # A forward of this many tokens fits in memory easily where a small model is trained, and is large
 # enough to keep a GPU busy; `micro_batch` in the schedule overrides what follows from it.
 _TOKENS_A_FORWARD = 16_384
-_CONFIG_FIELDS = ("use_cache", "pad_token_id", "bos_token_id", "eos_token_id")
 
 
 def micro_batch(batch: int, given: int | None, longest: int, rows_a_sequence: int = 1) -> int:
@@ -234,7 +233,9 @@ def borrowed(model: PeftModel, *, gradient_checkpointing: bool) -> Iterator[None
     """
     inner = causal_model(model)
     forward = vars(inner).get("forward")
-    fields = {name: getattr(inner.config, name, None) for name in _CONFIG_FIELDS}
+    # All fields: which ones trl edits depends on the model (a mixture's router losses, say).
+    configs = [inner.config, inner.config.get_text_config()]
+    fields = [(config, dict(vars(config))) for config in configs]
     generation = copy.deepcopy(inner.generation_config)
     verbosity = logging.getLogger("transformers").level
     with warnings.catch_warnings():
@@ -253,13 +254,19 @@ def borrowed(model: PeftModel, *, gradient_checkpointing: bool) -> Iterator[None
             model.zero_grad(set_to_none=True)
 
 
-def _restore(inner: PreTrainedModel, forward: Any, fields: dict[str, Any], generation: Any) -> None:
+def _restore(
+    inner: PreTrainedModel,
+    forward: Any,
+    fields: Sequence[tuple[Any, dict[str, Any]]],
+    generation: Any,
+) -> None:
     if forward is None:
         vars(inner).pop("forward", None)
     else:
         vars(inner)["forward"] = forward
-    for name, value in fields.items():
-        setattr(inner.config, name, value)
+    for config, before in fields:
+        vars(config).clear()
+        vars(config).update(before)
     inner.generation_config = generation
 
 

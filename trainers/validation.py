@@ -6,6 +6,7 @@ come to light after a night of training. Imports no torch.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -128,11 +129,25 @@ def _base(schedule: Schedule, problems: list[Problem]) -> str:
     if path.is_absolute():
         if not (path / "config.json").is_file():
             problems.append(Problem(("model",), f"no model in {path}", "a folder with config.json"))
+        elif schedule.chat_template is None and not _has_template(path):
+            message = f"the tokenizer in {path} has none"
+            problems.append(Problem(("chat_template",), message, "a Jinja file to render chats by"))
     elif not _HUB_ID.fullmatch(schedule.model):
         near = nearest(schedule.model, ["pocket"])
         expected = "pocket, a folder (./name), or a hub id (owner/name)"
         problems.append(Problem(("model",), f"no model {schedule.model!r}", expected, near))
     return schedule.model
+
+
+def _has_template(folder: Path) -> bool:
+    """Whether a tokenizer's folder has a chat template; true where there are no files to tell."""
+    settings = folder / "tokenizer_config.json"
+    if not settings.is_file() or any(folder.glob("**/*.jinja")):
+        return True
+    try:
+        return bool(json.loads(settings.read_text(encoding="utf-8")).get("chat_template"))
+    except (ValueError, AttributeError):  # what loads it will say what is wrong with it
+        return True
 
 
 # ------------------------------------------------------------------------- eval sets, metrics

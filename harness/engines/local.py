@@ -20,7 +20,7 @@ from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.adapters import active
-from harness.chat import Message, render
+from harness.chat import Message, Prompts
 from harness.engines.folding import Folded, fold
 from harness.engines.llama import FusedLlama, fuse
 from harness.engines.measuring import log_probs
@@ -36,6 +36,7 @@ from harness.models import (
     length_sorted_batches,
     pad_left,
 )
+from harness.positions import goes_by_position_ids
 from harness.probes.protocol import Reply
 
 # Dropping finished rows copies the cache of the others: done when a tenth of the rows are over.
@@ -70,7 +71,7 @@ class LocalEngine:
     row's outlier columns depend on the other rows, so there replies may depend on the batch.
 
     ``thread_bytes``: how much of dialogues under way is kept for their next turn (``threads.py``),
-    while ``remembering``.
+    while ``remembering``. ``prompts``: of the same tokenizer, rendered for engines before this one.
     """
 
     def __init__(
@@ -81,15 +82,19 @@ class LocalEngine:
         batch_size: int,
         max_new_tokens: int,
         thread_bytes: int = 2**30,
+        prompts: Prompts | None = None,
     ) -> None:
         if batch_size < 1 or max_new_tokens < 1:
             raise ValueError("batch_size and max_new_tokens must be at least 1")
+        if prompts is not None and prompts.tokenizer is not tokenizer:
+            raise ValueError("another tokenizer's prompts")
         self.model = model
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.max_new_tokens = max_new_tokens
         self._thread_bytes = thread_bytes
         self._threads: Threads | None = None
+        self._prompts = prompts or Prompts(tokenizer)
         self.eos_ids = eos_ids(causal_model(model), tokenizer)
         self.context = context_length(model)
         self.identity: dict[str, Any] = {
@@ -104,8 +109,12 @@ class LocalEngine:
 
     @contextmanager
     def remembering(self) -> Iterator[None]:
-        """Keep the threads' states meanwhile. The model and its active adapter must not change."""
-        before, self._threads = self._threads, Threads(self._thread_bytes)
+        """Keep the threads' states meanwhile. The model and its active adapter must not change.
+
+        Not of models that count slots: a dialogue's new turn is padded behind what was kept of it.
+        """
+        before, keeps = self._threads, goes_by_position_ids(self.model)
+        self._threads = Threads(self._thread_bytes) if keeps else None
         try:
             yield
         finally:
@@ -113,7 +122,7 @@ class LocalEngine:
 
     def tokenize(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """The prompt of a conversation, the header of the assistant's next reply included."""
-        return tuple(render(self.tokenizer, messages, reply_next=True))
+        return self._prompts(messages)
 
     def generate(self, requests: Sequence[Request], *, seed: int) -> Iterator[tuple[int, Reply]]:
         """Replies as they finish, each with the index of its request; see ``Engine``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,21 @@ def test_a_bad_schedule(
         assert f"{schedule}:" in result.err
         assert result.out == ""
     assert not (schedule.parent / "tiny").exists()
+
+
+def test_a_base_without_a_chat_template_is_told_before_it_is_loaded(
+    aldente: CommandLine, schedule: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(tiny_llama, bare)
+    (bare / "chat_template.jinja").unlink()
+    edit(schedule, f"model: {tiny_llama}", f"model: {bare}")
+    result = aldente("validate", schedule)
+    assert result.code == 2
+    assert f"chat_template: the tokenizer in {bare} has none; expected a Jinja file" in result.err
+    (schedule.parent / "mine.jinja").write_text("{{ messages[0]['content'] }}")
+    edit(schedule, f"model: {bare}", f"model: {bare}\nchat_template: mine.jinja")
+    assert aldente("validate", schedule).code == 0
 
 
 def test_unknown_metrics_come_with_the_nearest_and_those_there_are(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,23 @@ def test_an_adapter_of_another_trainer_knows_its_base(
     )
     assert given["fingerprint"] == adapted["fingerprint"]
     assert given["cache"] == {"hits": 10, "misses": 0, "reasons": {}}
+
+
+def test_an_adapter_of_another_base_is_bad_input_and_no_damage(
+    aldente: CommandLine,
+    tiny_llama: Path,
+    family_base: Callable[..., Path],
+    sets: Path,
+    tmp_path: Path,
+) -> None:
+    lora = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    base = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    get_peft_model(base, lora).save_pretrained(tmp_path / "lora")
+    other = family_base("mistral")
+    result = aldente("eval", tmp_path / "lora", "--base", other, "--sets", sets)
+    assert result.code == 2
+    assert "is for another base: " in result.err
+    assert "has shape (2, 64), this one needs (2, 32)" in result.err
 
 
 def test_recorded_replies_are_judged_without_a_model(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from peft import LoraConfig, PeftModel
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from harness.adapters import (
     CONFIG_FILE,
@@ -406,3 +407,71 @@ def test_an_adapter_of_another_family_is_bad_input(tiny_llama: Path, tmp_path: P
         json.dumps(config | {"target_modules": [*config["target_modules"], "query_key_value"]})
     )
     load_adapter(base(tiny_llama), "policy", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("layers", "hidden", "told"),
+    [
+        (2, 32, r"lora_A\.weight has shape \(4, 64\), this one needs \(4, 32\)"),
+        (1, 64, r"it adapts base_model\.model\.model\.layers\.1\."),
+        (3, 64, r"it does not adapt base_model\.model\.model\.layers\.2\."),
+    ],
+)
+def test_another_bases_shapes_are_bad_input(
+    tiny_llama: Path, tmp_path: Path, layers: int, hidden: int, told: str
+) -> None:
+    by_name = lora(target_modules=["q_proj", "v_proj"])  # in whatever layers there are
+    save_adapter(add_adapter(base(tiny_llama), "policy", by_name, seed=1), "policy", tmp_path)
+    config = AutoConfig.from_pretrained(tiny_llama)
+    config.num_hidden_layers, config.hidden_size, config.head_dim = layers, hidden, hidden // 4
+    other = AutoModelForCausalLM.from_config(config)
+    model = add_adapter(other, "mine", lora(), seed=1)
+    with pytest.raises(InputError, match=rf"is for another base: .*{told}.*expected that of "):
+        load_adapter(model, "policy", tmp_path)
+    assert sorted(model.peft_config) == ["mine"]
+    # The same tensors with a gap are damage, on whatever base.
+    weights = read_weights(tmp_path)
+    save_file({k: v for k, v in weights.items() if k != min(weights)}, tmp_path / WEIGHTS_FILE)
+    with pytest.raises(IntegrityError):
+        load_adapter(model, "policy", tmp_path)
+
+
+def test_an_experts_adapter_is_two_and_both_are_trained_kept_and_removed(
+    family_base: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = add_adapter(base(family_base("mixtral")), "policy", lora(), seed=1)
+    before = logits(model)
+    weights = adapter_weights(model, "policy")
+    experts = "base_model.model.model.layers.0.mlp.experts"
+    named = {name for name in weights if name.startswith(experts)}
+    inner = {f"{experts}.base_layer.lora_{side}.weight" for side in "AB"}
+    assert named == inner | {f"{experts}.lora_{side}.weight" for side in "AB"}
+    for name in named:
+        assert weights[name].dtype == torch.float32
+    activate(model, "policy", train=True)
+    trained = {p for p in model.parameters() if p.requires_grad}
+    assert trained == {*weights.values()}
+    randomise(model, "policy", 10)
+    after = logits(model)
+    for name in inner:
+        with torch.no_grad():
+            weights[name].zero_()
+    assert not torch.allclose(logits(model), after, atol=1e-3)  # it computes
+    randomise(model, "policy", 10)
+    copy_adapter(model, "policy", "value")
+    save_adapter(model, "value", tmp_path)
+    activate(model, None)
+    assert torch.equal(logits(model), before)
+    remove_adapter(model, "value")
+    remove_adapter(model, "policy")
+    assert not [name for name, _ in model.named_parameters() if "lora_" in name]
+    again = load_adapter(base(family_base("mixtral")), "policy", tmp_path, trainable=True)
+    assert list(adapter_weights(again, "policy")) == list(weights)
+    torch.testing.assert_close(logits(again), after)
+
+
+def test_settings_that_experts_cannot_have_are_bad_input(
+    family_base: Callable[..., Path],
+) -> None:
+    with pytest.raises(InputError, match=r"lora: peft cannot adapt this base: .*lora_dropout"):
+        add_adapter(base(family_base("mixtral")), "policy", lora(lora_dropout=0.1), seed=1)

@@ -97,6 +97,24 @@ def test_what_sixteen_bits_lose_is_measured(
     assert result.cosine == pytest.approx(float(cosine), abs=1e-3)
 
 
+def test_an_update_of_a_tied_head_is_the_heads_alone(tiny_llama: Path, tmp_path: Path) -> None:
+    config = LoraConfig(r=4, lora_alpha=12, target_modules=["lm_head"], task_type="CAUSAL_LM")
+    model = add_adapter(load(ModelSpec(str(tiny_llama))).model, "made", config, seed=1)
+    with torch.no_grad():
+        for name, weight in adapter_weights(model, "made").items():
+            if "lora_B" in name:
+                weight.normal_(std=0.1, generator=torch.Generator().manual_seed(5))
+    (tmp_path / "adapter").mkdir()
+    save_adapter(model, "made", tmp_path / "adapter")
+    spec = ModelSpec(str(tiny_llama), adapter=tmp_path / "adapter")
+    merge(spec, tmp_path / "out", dtype="float32")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    with torch.no_grad():
+        found = merged(IDS).logits
+    expected = with_adapter(tiny_llama, tmp_path / "adapter")
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_bad_input_leaves_nothing(tiny_llama: Path, adapter: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(InputError, match="no adapter"):

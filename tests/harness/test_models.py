@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import bitsandbytes as bnb
@@ -14,7 +15,7 @@ from bitsandbytes.functional import dequantize_4bit, has_avx512bf16
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaForCausalLM
 
 from harness.adapters import activate, active, adapter_weights, add_adapter, save_adapter
 from harness.engines.folding import fold
@@ -120,6 +121,23 @@ def test_a_missing_pad_token_is_not_the_end_token_where_there_is_another(folder:
     del config["unk_token"]
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
     assert load(ModelSpec(str(folder))).tokenizer.pad_token == "</s>"
+
+
+def test_a_tokenizer_that_is_larger_than_the_model(
+    family_base: Callable[..., Path], folder: Path
+) -> None:
+    """Ordinary text would be an index out of range, at some row or other."""
+    with pytest.raises(InputError, match=r"a token 262 \(.*\), but the model knows 200 tokens"):
+        load(ModelSpec(str(family_base("gpt_neox", vocab_size=200))))
+    assert load(ModelSpec(str(family_base("gpt_neox", vocab_size=300)))).model
+    # One that nothing makes does no harm; one that the template makes does.
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    assert load(ModelSpec(str(folder))).model
+    spec = ModelSpec(str(folder), chat_template="<image>{{ messages[0]['content'] }}")
+    with pytest.raises(InputError, match=r"a token 263 \(<image>\), but the model knows 263"):
+        load(spec)
 
 
 def test_a_chat_template_may_be_given(tiny_llama: Path) -> None:

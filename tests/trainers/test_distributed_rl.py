@@ -13,8 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-# DPO has 4 · 8 + 1 pairs. One optimiser step a batch of rollouts, since trl's own shuffle of
-# its parts differs from process to process.
+# DPO has 4 · 8 + 1 pairs. RLOO's batches of rollouts are shuffled and cut into mini-batches.
 SCHEDULE = """
 name: shared
 model: pocket
@@ -23,7 +22,7 @@ seed: 3
 stages:
   - reward: {name: helpfulness, members: 1, data: pocket/helpful, limit: 32, held_out: 0.25,
       batch: 8, learning_rate: 1e-4, max_length: 256}
-  - rloo: {epochs: 2, iterations: 2, batch: 16, mini_batch: 16, samples: 4, max_new_tokens: 12,
+  - rloo: {epochs: 2, iterations: 2, batch: 16, mini_batch: 8, samples: 4, max_new_tokens: 12,
       learning_rate: 1e-3, kl: 0.1, kl_target: 0.5, kl_horizon: 100, whiten: joint,
       sft_data: pocket/demonstrations, sft_batch: 6, sft_weight: 2.0, reward: {kind: mean}}
   - dpo: {data: pocket/helpful, limit: 41, held_out: 0.2, epochs: 2, batch: 8, max_length: 256,

@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
+from harness import chat
 from harness.adapters import (
     adapter_weights,
     add_adapter,
@@ -20,6 +21,7 @@ from harness.adapters import (
     remove_adapter,
     save_adapter,
 )
+from harness.chat import render
 from harness.engines.local import LocalEngine
 from harness.errors import InputError, IntegrityError
 from harness.models import ModelSpec, load
@@ -115,6 +117,39 @@ def test_kl_is_measured_from_the_stages_start(run: Run, resolved: Resolved, comm
     assert kl(base, untrained, None) == 0.0
     assert kl(base, first, None) != 0.0  # from the base alone
     assert abs(kl(base, second, second.folder)) < 1e-5  # from itself
+
+
+def test_a_base_that_cannot_be_packed_is_refused_before_anything_is_trained(
+    run: Run, resolved: Resolved, family_base: Callable[..., Path]
+) -> None:
+    stage = resolved.schedule.stages[0]
+    apart = resolved.schedule.model_copy(
+        update={"stages": (stage.model_copy(update={"packing": False}),)}
+    )
+    other = replace(resolved, base=str(family_base("mpt")))
+    base = LiveBase(run, other)
+    for _ in range(2):  # it does not pass for loaded
+        with pytest.raises(InputError, match=r"stages\.sft\.packing: packed rows would see each"):
+            base.base()
+    assert LiveBase(run, replace(other, schedule=apart)).base()
+
+
+def test_every_checkpoint_is_asked_by_prompts_that_are_rendered_once(
+    run: Run, resolved: Resolved, commit: Commit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered: list[object] = []
+
+    def counted(tokenizer: object, messages: object, **more: bool) -> list[int]:
+        rendered.append(messages)
+        return render(tokenizer, messages, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(chat, "render", counted)
+    base = LiveBase(run, resolved)
+    first, second = commit("one", 1, 0.1), commit("two", 2, 0.2)
+    for checkpoint in (first, second):
+        base.evaluate(checkpoint, first.folder, nothing)
+    questions = [messages for messages in rendered if len(messages) == 1]  # type: ignore[arg-type]
+    assert len([q for q in questions if q[0].content.startswith("What is")]) == 6  # type: ignore
 
 
 def test_nothing_is_left_on_the_base_and_other_adapters_stay(

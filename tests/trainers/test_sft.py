@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from harness.adapters import (
     save_adapter,
 )
 from harness.chat import Conversation, assistant, render, system, user
+from harness.engines.local import LocalEngine
+from harness.engines.protocol import Request
 from harness.errors import InputError, IntegrityError
 from harness.models import LoadedModel, ModelSpec, causal_model, load
 from harness.store.commit import verify
@@ -272,6 +275,29 @@ def test_epoch_by_epoch_is_bit_equal_to_one_run_of_trl(tmp_path: Path, context: 
             log=lambda _: None,
         )
     assert adapter_hash(model, "policy") == hash_file(last.folder)
+
+
+def test_a_mixture_of_experts_goes_on_from_what_it_left(
+    tmp_path: Path, family_base: Any, context: Any, digest: Any
+) -> None:
+    def on_experts(name: str) -> Any:
+        ctx = context(tmp_path / name, [stage(tmp_path, lora={"r": 4, "alpha": 8.0})])
+        return replace(ctx, base_folder=str(family_base("mixtral")))
+
+    *_, straight = sft.checkpoints(on_experts("whole"))
+    stopped = sft.checkpoints(on_experts("parts"))
+    for _ in range(2):
+        next(stopped)
+    stopped.close()
+    ctx = on_experts("parts")
+    *_, last = sft.checkpoints(ctx)
+    assert (last.epoch, digest(last.folder)) == (2, digest(straight.folder))
+    # trl has the routers' losses computed while it trains; generating has no place for them.
+    loaded = ctx.base()
+    assert not causal_model(loaded.model).config.output_router_logits
+    engine = LocalEngine(loaded.model, loaded.tokenizer, batch_size=2, max_new_tokens=4)
+    asked = [Request(f"r{number}", (1, 20 + number), 0.0, 4) for number in range(2)]
+    assert all(made.token_ids for _, made in engine.sample(asked, seed=1))
 
 
 def policy(tiny_llama: Path) -> LoadedModel:
