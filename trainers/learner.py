@@ -53,9 +53,7 @@ class Learner:
         plain = found is not None and not isinstance(head, LoraLayer)
         self._head = effective_weight(head) if plain else None
 
-    def hidden(
-        self, input_ids: Tensor, rows: Tensor, columns: Tensor, *, sides: int = 1
-    ) -> Tensor:
+    def hidden(self, input_ids: Tensor, rows: Tensor, columns: Tensor, *, sides: int = 1) -> Tensor:
         """The last hidden states (n, hidden), normed, at n places: (rows[i], columns[i]) each.
 
         ``input_ids`` (rows, length) are padded on the right, which no earlier token can see.
@@ -85,7 +83,7 @@ class Learner:
         entropy_grad: bool = False,
         sides: int = 1,
     ) -> Predictions:
-        """As ``log_probs``, and more; of layers that are written out. ``sides``: as ``hidden``'s."""
+        """As ``log_probs``, and more; of layers that are written out, ``sides`` as ``hidden``'s."""
         assert self._trunk is not None
         assert self._head is not None
         states = self._trunk.hidden(input_ids, rows, columns, sides=sides)

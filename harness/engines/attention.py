@@ -103,9 +103,7 @@ class Padding:
         return self._spans(functional.pad(asked, (1, 0)), self._columns[order].contiguous(), order)
 
     def _spans(self, asked: Tensor, positions: Tensor, places: Tensor) -> Spans:
-        return Spans(
-            self._starts, asked, positions, places, self.length, self.sides, self._shared
-        )
+        return Spans(self._starts, asked, positions, places, self.length, self.sides, self._shared)
 
     @cached_property
     def _packed(self) -> Tensor:

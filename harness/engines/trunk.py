@@ -7,6 +7,7 @@ derivative (``blocks.py``):
 
 - only what is asked for is computed: of each row the tokens up to the last place that is read,
   without padding, and of the last layer those places alone;
+- what several replies to a prompt begin with is computed once (``sides``);
 - query, key and value are one product, and so are gate and up, adapters included (``adapted.py``);
 - where there is a C compiler, a small layer's matrices, norms and gates are two functions
   (``compiled_layers.py``), and a larger one's norms, gates and attention one pass over memory each
@@ -81,9 +82,7 @@ class Trunk:
         self._recompute = recompute
         self._parameters = [p for one in self._blocks for p in one.parameters()]
 
-    def hidden(
-        self, input_ids: Tensor, rows: Tensor, columns: Tensor, *, sides: int = 1
-    ) -> Tensor:
+    def hidden(self, input_ids: Tensor, rows: Tensor, columns: Tensor, *, sides: int = 1) -> Tensor:
         """The last hidden states (n, hidden), normed, at n places: (rows[i], columns[i]) each, with
         gradients into the adapter.
 
