@@ -1,9 +1,11 @@
-"""Speed and memory of SFT and reward training: our layers against trl's own forward, in one run.
+"""Speed and memory of SFT, reward training and DPO: our layers against trl's own forward, in one
+run.
 
 Both train a LoRA adapter with the same data, batches and precision, by the stages themselves; with
 ``transformers`` the layers that are written out (``trainers/trunk_forward.py``) are left out, so
 that the model runs through transformers, peft and bitsandbytes: SFT's rows packed, a pair's prompt
-computed once. Processes alternate; a figure is the median over processes.
+computed once by a reward model (as ours by both), DPO's rows padded. Processes alternate; a figure
+is the median over processes.
 
     OMP_NUM_THREADS=2 python benchmarks/training_speed.py --rounds 3 --out FILE
 """
@@ -29,7 +31,7 @@ from ppo_speed import SHAPES, base_folder, result_of
 
 from trainers.validation import POCKET_BASE
 
-KINDS = ("sft", "reward")
+KINDS = ("sft", "reward", "dpo")
 FORMS = ("ours", "transformers")
 # Rows or pairs of an epoch, and how the base is held.
 BASES = {"pocket, nf4": (1024, "nf4"), "pocket": (1024, "none"), "llama-110m": (32, "none")}
@@ -46,7 +48,7 @@ def base_of(name: str, folder: Path) -> str:
 
 def worker(form: str, kind: str, base: str, rows: int, quantization: str, run: Path) -> None:
     """Train an epoch and print its seconds, loss, and peak memory beyond the loaded base."""
-    from trainers import reward, sft, trunk_forward
+    from trainers import dpo, reward, sft, trunk_forward
     from trainers.schedule import Schedule
     from trainers.stage import StageContext
 
@@ -82,8 +84,8 @@ def worker(form: str, kind: str, base: str, rows: int, quantization: str, run: P
     )
     ctx.base()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    module = {"sft": sft, "reward": reward}[kind]
-    trained = {"sft": sft, "reward": reward}[kind].run_epoch
+    module: Any = {"sft": sft, "reward": reward, "dpo": dpo}[kind]
+    trained = module.run_epoch
     seconds: list[float] = []
 
     def timed(*args: Any, **kwargs: Any) -> Any:
@@ -92,11 +94,11 @@ def worker(form: str, kind: str, base: str, rows: int, quantization: str, run: P
         seconds.append(time.perf_counter() - started)
         return found
 
-    module.run_epoch = timed  # type: ignore[attr-defined]
+    module.run_epoch = timed
     *_, last = module.checkpoints(ctx)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     training = last.training
-    loss = training["loss"] if kind == "sft" else training["members"][0]["loss"]
+    loss = training["members"][0]["loss"] if kind == "reward" else training["loss"]
     print("RESULT " + json.dumps({"seconds": seconds[0], "loss": loss, "peak": peak}))
 
 
@@ -120,7 +122,7 @@ def main() -> None:
         worker(form, kind, base, int(rows), quantization, Path(run))
         return
     lines = [
-        "# SFT and reward training: our layers beside trl's forward through transformers",
+        "# SFT, reward training and DPO: our layers beside trl's forward through transformers",
         "",
         f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()} CPU, "
         f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads, torch {torch.__version__}; an epoch "

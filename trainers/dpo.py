@@ -237,7 +237,7 @@ def _train_epoch(
             processing_class=ctx.base().tokenizer,
         )
         trainer.share(plan.micro_batch)
-        with through_trunk(net, model, recompute=stage.gradient_checkpointing):
+        with through_trunk(net, model, recompute=stage.gradient_checkpointing, sides=2):
             scalars = run_epoch(
                 trainer,
                 passes=plan.passes,

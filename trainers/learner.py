@@ -53,13 +53,15 @@ class Learner:
         plain = found is not None and not isinstance(head, LoraLayer)
         self._head = effective_weight(head) if plain else None
 
-    def hidden(self, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    def hidden(self, input_ids: Tensor, rows: Tensor, columns: Tensor, *, sides: int = 1) -> Tensor:
         """The last hidden states (n, hidden), normed, at n places: (rows[i], columns[i]) each.
 
         ``input_ids`` (rows, length) are padded on the right, which no earlier token can see.
+        ``sides`` of the same prompts, all rows of one before those of the next: layers that are
+        written out compute once what row i of every side begins with alike.
         """
         if self._trunk is not None:
-            return self._trunk.hidden(input_ids, rows, columns)
+            return self._trunk.hidden(input_ids, rows, columns, sides=sides)
         states: Tensor = backbone(self._model)(
             input_ids=input_ids, use_cache=False
         ).last_hidden_state
@@ -79,11 +81,12 @@ class Learner:
         *,
         temperature: float = 1.0,
         entropy_grad: bool = False,
+        sides: int = 1,
     ) -> Predictions:
-        """As ``log_probs``, and more; of layers that are written out."""
+        """As ``log_probs``, and more; of layers that are written out, ``sides`` as ``hidden``'s."""
         assert self._trunk is not None
         assert self._head is not None
-        states = self._trunk.hidden(input_ids, rows, columns)
+        states = self._trunk.hidden(input_ids, rows, columns, sides=sides)
         found: tuple[Tensor, Tensor, Tensor] = _LogProbs.apply(
             states, self._head, targets, temperature, entropy_grad
         )

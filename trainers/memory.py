@@ -207,7 +207,8 @@ def _other_model(make: PhaseMaker, sampler: Sampler, new_tokens: int) -> Phase:
 def _reward(make: PhaseMaker, stage: RewardStage, starts: bool) -> Iterator[Phase]:
     """A member at a time is on the base, beside the policy that it started from."""
     adapters = 1 + starts
-    # A pair is one block of at most twice the length, with a mask of our own; or two rows.
+    # A pair is one block of at most twice the length, with a mask of our own; or two rows. How much
+    # its replies have in common is not known before.
     rows, length = rows_a_forward(stage, stage.max_length), 2 * stage.max_length
     yield make.phase(
         "training",
@@ -359,6 +360,7 @@ def _dpo(make: PhaseMaker, stage: DpoStage, starts: bool) -> Iterator[Phase]:
         run=run,
         backward=True,
         checkpointing=stage.gradient_checkpointing,
+        uncut=2 * stage.max_length,
         beside=make.learning(dropout=run.dropout),
         logits=_tiled_loss(make, run),
     )

@@ -315,12 +315,14 @@ class PhaseMaker:
         backward: bool = False,
         checkpointing: bool = False,
         asked: int | None = None,
+        uncut: int = 0,
         beside: int = 0,
         logits: int = 0,
         kv_cache: int = 0,
     ) -> Phase:
         """``run`` through the base (or ``of``), with ``beside`` more bytes of activations.
-        ``asked``: places whose last hidden states are wanted; None: all.
+        ``asked``: places whose last hidden states are wanted; None: all. ``uncut``: tokens of a
+        pair; layers that are written out take its sides together.
 
         Logits come and go after the layers' forward and before their backward: what passes within
         a layer takes memory beyond them only.
@@ -329,11 +331,13 @@ class PhaseMaker:
         kept = beside
         if of is None and self.written_out(run.dropout if backward else 0.0):
             # Prompts are read whole, into the cache.
-            together = run.tokens if kv_cache else min(run.tokens, TRUNK_TOKENS)
-            within = trunk_passing(shape, together)
+            together = run.tokens if kv_cache else max(TRUNK_TOKENS, run.length, uncut)
+            within = trunk_passing(shape, min(run.tokens, together))
             if backward:
                 places = run.tokens if asked is None else asked
-                kept += trunk_kept(shape, run.tokens, places, checkpointing=checkpointing)
+                kept += trunk_kept(
+                    shape, run.tokens, places, together=together, checkpointing=checkpointing
+                )
         else:
             within = passing(shape, run, backward=backward)
             if backward:

@@ -113,8 +113,8 @@ class _Block:
 
 
 def tokens_a_reply(batch: Mapping[str, Tensor]) -> Tensor:
-    """(2·pairs,) int64, chosen first: how many tokens of a ``PairCollator``'s batch, or of a padded
-    one, are computed for each reply. A shared prompt counts to the chosen one."""
+    """(2·pairs,) int64, chosen first: how many tokens a ``PairCollator``'s batch, or a padded one,
+    has of each reply. A prompt that stands there once counts to the chosen one."""
     if "block" not in batch:
         return batch["attention_mask"].sum(dim=1)
     block, pairs = batch["block"], len(batch["ends"]) // 2

@@ -118,7 +118,7 @@ def _train_member(
         rows = random.Random(ctx.seed("bootstrap", number)).choices(rows, k=len(rows))
     plan = _plan(ctx, stage, rows, number)
     # trl's own makes two right-padded sequences a pair. Layers that are written out read them
-    # without the padding, and faster than others a pair that shares its prompt.
+    # without the padding, and what both begin with once; others are given pairs as blocks.
     shares = suits(causal_model(model)) and not net.learners.suit()
     collator: Any = (PairCollator if shares else DataCollatorForPreference)(pad)
 

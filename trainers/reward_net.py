@@ -44,10 +44,13 @@ class RewardNet(nn.Module):
         # Tells the trainer to leave the weights where they are.
         self.quantization_method = getattr(inner, "quantization_method", None)
 
-    def forward(self, input_ids: Tensor, **batch: Any) -> SequenceClassifierOutput:
+    def forward(
+        self, input_ids: Tensor, *, sides: int = 2, **batch: Any
+    ) -> SequenceClassifierOutput:
         """Scores (n, 1) at the last real token of each sequence.
 
-        Takes a ``PairCollator``'s batch, or right-padded sequences with their ``attention_mask``.
+        Takes a ``PairCollator``'s batch, or right-padded sequences with their ``attention_mask``:
+        pairs, the chosen ones first, or with one of ``sides`` any.
         """
         if "ends" in batch:
             inputs = {
@@ -60,8 +63,8 @@ class RewardNet(nn.Module):
             inputs = {"attention_mask": mask}
             rows, last = torch.arange(len(mask), device=mask.device), mask.sum(dim=1) - 1
             if (learner := self.learners.current()) is not None:
-                logits = self.score(learner.hidden(input_ids, rows, last).float())
-                return SequenceClassifierOutput(logits=logits)
+                states = learner.hidden(input_ids, rows, last, sides=sides)
+                return SequenceClassifierOutput(logits=self.score(states.float()))
             ends = rows * mask.shape[1] + last
         states = self.backbone(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
         return SequenceClassifierOutput(logits=self.score(states.flatten(0, 1)[ends].float()))
@@ -82,7 +85,7 @@ class RewardNet(nn.Module):
             for number, row in enumerate(rows):
                 ids[number, : len(row)] = torch.tensor(row)
                 mask[number, : len(row)] = 1
-            logits = self(ids.to(device), attention_mask=mask.to(device)).logits
+            logits = self(ids.to(device), attention_mask=mask.to(device), sides=1).logits
             result[indices] = logits.squeeze(-1).float().cpu()
         return result
 

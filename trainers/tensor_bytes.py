@@ -281,16 +281,24 @@ def _shared(shape: ModelShape, run: Forward) -> int:
 # ------------------------------------------------- activations of layers that are written out
 
 
-def trunk_kept(shape: ModelShape, tokens: int, asked: int, *, checkpointing: bool = False) -> int:
+def trunk_kept(
+    shape: ModelShape,
+    tokens: int,
+    asked: int,
+    *,
+    together: int = TRUNK_TOKENS,
+    checkpointing: bool = False,
+) -> int:
     """As ``kept_for_backward``, by ``harness/engines/trunk.py``: of each layer the two norms'
     results and scales, queries, keys and values, what the heads read, gate, up and their product,
     of the last one behind its keys and values only what is ``asked``; with gradient checkpointing
-    the layers' inputs, and one layer's part computed again. float32."""
+    the layers' inputs, and one layer's part computed again, of so many tokens that go through all
+    layers ``together``. float32."""
     attended, pairs = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     first = shape.hidden + 1 + attended + 2 * pairs
     second = shape.hidden + 1 + attended + 3 * shape.intermediate
     if checkpointing:
-        again = min(tokens, TRUNK_TOKENS) * (first + second)
+        again = min(tokens, together) * (first + second)
         numbers = shape.layers * tokens * shape.hidden + again
     else:
         numbers = shape.layers * tokens * first

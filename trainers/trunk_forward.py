@@ -69,17 +69,19 @@ def through_trunk(
     *,
     temperature: float = 1.0,
     recompute: bool = False,
+    sides: int = 1,
     within: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Iterator[None]:
     """Inside, the forward that trl has put on ``net``, a view of ``model`` with the adapter that is
     active, goes through the layers that are written out, where there are any.
 
     ``temperature``: that trl's forward divides logits by; ``recompute``: as for ``learner``;
+    ``sides`` of the same prompts in each batch of padded rows: as for ``Learner.hidden``;
     ``within``: opened for each forward, which may activate an adapter.
     """
     theirs = vars(net)["forward"]
     learners = Learners(model, recompute=recompute)
-    vars(net)["forward"] = _forward(theirs, learners, temperature, within)
+    vars(net)["forward"] = _forward(theirs, learners, temperature, sides, within)
     try:
         yield
     finally:
@@ -90,6 +92,7 @@ def _forward(
     theirs: Callable[..., Any],
     learners: Learners,
     temperature: float,
+    sides: int,
     within: Callable[[], AbstractContextManager[None]],
 ) -> Callable[..., Any]:
     @functools.wraps(theirs)  # whose signature tells what a model takes
@@ -103,7 +106,7 @@ def _forward(
                 if net is not None and net.predicts:
                     places = _places(given, labels[:, 1:])
                     if places is not None:
-                        return _predicted(net, places, temperature)
+                        return _predicted(net, places, temperature, sides)
         return theirs(*args, **kwargs)
 
     return forward
@@ -121,15 +124,11 @@ class _Places:
         self.asked = labels != IGNORED
         self.targets = labels[self.asked]
         self.rows, self.columns = self.asked.nonzero().unbind(1)
-        at = sequence[self.rows, self.columns]
-        numbers, self.sequences = at.unique(return_inverse=True)
+        self.sequences = sequence[self.rows, self.columns]
         self.positions = position[self.rows, self.columns]
-        order = torch.full((int(sequence.max()) + 1,), -1)
-        order[numbers] = torch.arange(len(numbers))
-        needed = real & (order[sequence] >= 0)
-        longest = int(position[needed].max()) + 1
-        self.input_ids = torch.zeros(len(numbers), longest, dtype=torch.int64)
-        self.input_ids[order[sequence[needed]], position[needed]] = input_ids[needed]
+        count, longest = int(sequence.max()) + 1, int(position.max()) + 1
+        self.input_ids = torch.zeros(count, longest, dtype=torch.int64)
+        self.input_ids[sequence[real], position[real]] = input_ids[real]
 
     def spread(self, values: Tensor) -> Tensor:
         """(n,) to (rows, longest − 1), zero where nothing is asked."""
@@ -165,13 +164,16 @@ def _places(given: Mapping[str, Any], labels: Tensor) -> _Places | None:
     return _Places(ids, sequence, position, real, labels)
 
 
-def _predicted(net: Learner, places: _Places, temperature: float) -> FusedCausalLMOutput:
+def _predicted(
+    net: Learner, places: _Places, temperature: float, sides: int
+) -> FusedCausalLMOutput:
     found = net.predictions(
         places.input_ids,
         places.sequences,
         places.positions,
         places.targets,
         temperature=temperature,
+        sides=sides,
     )
     return FusedCausalLMOutput(
         loss=-found.log_probs.sum() / len(places.targets),

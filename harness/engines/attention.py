@@ -26,40 +26,100 @@ SHORT = 64
 _COMPILED = 2048
 
 
+def asked_lengths(rows: Tensor, columns: Tensor, count: int) -> Tensor:
+    """Up to where (count,) each row is needed for the places (rows[i], columns[i]) to be known."""
+    lengths = torch.zeros(count, dtype=torch.int64)
+    return lengths.scatter_reduce_(0, rows, columns + 1, "amax")
+
+
+def beginnings(input_ids: Tensor, lengths: Tensor, sides: int) -> Tensor:
+    """How many tokens row i of every side has in common from the beginning, (rows / sides,), within
+    ``lengths`` (rows,) of ``input_ids`` (rows, longest): all rows of a side, then those of the
+    next."""
+    whole = input_ids.unflatten(0, (sides, -1))
+    same = (whole == whole[0]).all(0)
+    same &= torch.arange(input_ids.shape[1]) < lengths.view(sides, -1).amin(0)[:, None]
+    return same.cumprod(1).sum(1)
+
+
 class Padding:
     """Which tokens of padded rows are needed, if the places (rows[i], columns[i]) are to be known:
-    under causal attention those up to each row's last place. They are packed row by row."""
+    under causal attention those up to each row's last place. They are packed row by row.
 
-    def __init__(self, rows: Tensor, columns: Tensor, count: int) -> None:
-        self._lengths = torch.zeros(count, dtype=torch.int64)
-        self._lengths.scatter_reduce_(0, rows, columns + 1, "amax")
-        self._rows, self._columns = rows, columns
-        self.rows, self.length = count, int(self._lengths.max())
-        self._starts = functional.pad(self._lengths.cumsum(0), (1, 0))  # (count + 1,)
+    ``shared`` (count / sides,): what ``beginnings`` found, or less. Such tokens are packed once, in
+    the first side's row; elsewhere they stand for its tokens.
+    """
+
+    def __init__(
+        self,
+        rows: Tensor,
+        columns: Tensor,
+        count: int,
+        *,
+        sides: int = 1,
+        shared: Tensor | None = None,
+    ) -> None:
+        self._lengths = asked_lengths(rows, columns, count)
+        self.rows, self.sides, self.length = count, sides, int(self._lengths.max())
+        self._shared = shared
+        # Of each row: how many of its first tokens are packed elsewhere.
+        self._elsewhere = torch.zeros_like(self._lengths)
+        if shared is not None:
+            self._elsewhere.view(sides, -1)[1:] = shared
+        self._own = self._lengths - self._elsewhere
+        self._starts = functional.pad(self._own.cumsum(0), (1, 0))  # (count + 1,)
         self.full = int(self._starts[-1]) == count * self.length
-        self._real = torch.arange(self.length) < self._lengths[:, None]
+        places = torch.arange(self.length)
+        self._real = places < self._lengths[:, None]
+        if shared is not None:
+            self._real &= places >= self._elsewhere[:, None]
         self._kept = self._real.flatten().nonzero().squeeze(1)
-        self.places = self._starts[rows] + columns  # among the packed tokens
+        self._rows, self._columns = self._owner(rows, columns), columns
+        self.places = self._number(self._rows, columns)  # among the packed tokens
+
+    def _owner(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """The rows in which the tokens at (rows[i], columns[i]) are packed."""
+        if self._shared is None:
+            return rows
+        elsewhere = columns < self._elsewhere[rows]
+        return torch.where(elsewhere, rows % len(self._shared), rows)
+
+    def _number(self, owner: Tensor, columns: Tensor) -> Tensor:
+        """Among the packed tokens, of tokens at (owner[i], columns[i])."""
+        return self._starts[owner] + columns - self._elsewhere[owner]
 
     @cached_property
     def every(self) -> Spans:
         """The packed rows, with every token for a query."""
         tokens = torch.arange(int(self._starts[-1]))
-        positions = tokens - self._starts[:-1].repeat_interleave(self._lengths)
-        return Spans(self._starts, self._starts, positions, tokens, self.length)
+        begins = self._starts[:-1] - self._elsewhere
+        return self._spans(self._starts, tokens - begins.repeat_interleave(self._own), tokens)
 
     @cached_property
     def chosen(self) -> Spans:
         """The packed rows, with the places that are to be known for queries."""
         order = self._rows.argsort(stable=True)
         asked = self._rows.bincount(minlength=self.rows).cumsum(0)
-        positions = self._columns[order].contiguous()
-        return Spans(self._starts, functional.pad(asked, (1, 0)), positions, order, self.length)
+        return self._spans(functional.pad(asked, (1, 0)), self._columns[order].contiguous(), order)
+
+    def _spans(self, asked: Tensor, positions: Tensor, places: Tensor) -> Spans:
+        return Spans(self._starts, asked, positions, places, self.length, self.sides, self._shared)
 
     @cached_property
     def _packed(self) -> Tensor:
         # Padding reads some real token instead; nobody reads padding.
-        return self._real.flatten().cumsum(0).sub_(1).clamp_(min=0)
+        own = self._real.flatten().cumsum(0).sub_(1).clamp_(min=0)
+        if self._shared is not None:
+            own[self._repeated[0]] = self._repeated[1]
+        return own
+
+    @cached_property
+    def _repeated(self) -> tuple[Tensor, Tensor]:
+        """The tokens that stand for another's: where in whole rows, and of which packed token."""
+        places = torch.arange(self.length) < self._elsewhere[:, None]
+        rows, columns = places.nonzero().unbind(1)
+        number = self._number(self._owner(rows, columns), columns)
+        return rows * self.length + columns, number
 
     @cached_property
     def _chosen(self) -> Tensor:
@@ -73,6 +133,15 @@ class Padding:
         """(n, width) to (rows, length, width)."""
         whole = packed if self.full else packed.index_select(0, self._packed)
         return whole.view(self.rows, self.length, -1)
+
+    def spread_backward(self, g: Tensor) -> Tensor:
+        """The gradient (n, width) of ``spread``'s argument from that of the real tokens among
+        (rows · length, width)."""
+        packed = self.pack(g, chosen=False)
+        if self._shared is not None:
+            whole, numbers = self._repeated
+            packed.index_add_(0, numbers, g.index_select(0, whole))
+        return packed
 
     def pack(self, whole: Tensor, *, chosen: bool) -> Tensor:
         """(rows · length, width) to (n, width), or to the ``chosen`` places only."""
@@ -114,7 +183,8 @@ class Attention:
 
         ``chosen``: at the padding's chosen places only.
         """
-        shared = padding.rows * self._heads.pairs < torch.get_num_threads()
+        tasks = padding.rows // padding.sides * self._heads.pairs
+        shared = tasks < torch.get_num_threads()
         longest = SHORT if shared else _COMPILED
         if self._compiled is not None and padding.length <= longest:
             return self._read_compiled(self._compiled, qkv, padding, chosen=chosen)
@@ -155,7 +225,7 @@ class Attention:
             _turn(to_queries, cos, -sin, total[:, :, :queried])
             _turn(to_keys.transpose(1, 2), cos, -sin, total[:, :, queried:both])
             total[:, :, both:] = to_values.transpose(1, 2)
-            return padding.pack(total.view(rows * length, -1), chosen=False)
+            return padding.spread_backward(total.view(rows * length, -1))
 
         return padding.pack(read, chosen=chosen), backward
 

@@ -34,6 +34,9 @@ class Spans:
 
     Row r's tokens are starts[r] to starts[r + 1], its queries asked[r] to asked[r + 1]. A query is
     the token at positions[i] of its row, and number places[i] of what is read.
+
+    ``shared`` (rows / sides,): rows come as so many ``sides`` of equally many. Row i of each begins
+    with the first shared[i] tokens of row i of the first side, which are packed, and asked, there.
     """
 
     starts: Tensor  # (rows + 1,)
@@ -41,6 +44,8 @@ class Spans:
     positions: Tensor  # (queries,)
     places: Tensor  # (queries,)
     longest: int  # row
+    sides: int = 1
+    shared: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +87,9 @@ class Heads:
 
 class _Attention(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("next", "rows", "heads", "pairs", "width")),
-        *((name, ctypes.c_void_p) for name in ("qkv", "cos", "sin", "starts", "asked")),
+        *((name, ctypes.c_int64) for name in ("next", "rows", "sides")),
+        *((name, ctypes.c_int64) for name in ("heads", "pairs", "width")),
+        *((name, ctypes.c_void_p) for name in ("qkv", "cos", "sin", "starts", "asked", "shared")),
         *((name, ctypes.c_void_p) for name in ("positions", "places", "read", "to_qkv")),
         ("scratch", ctypes.c_void_p),
         ("room", ctypes.c_int64),
@@ -269,10 +275,13 @@ class Compiled:
             tensors["to_qkv"] = to_qkv
         for name in ("starts", "asked", "positions", "places"):
             tensors[name] = getattr(spans, name)
+        if spans.shared is not None:
+            tensors["shared"] = spans.shared
         self.run(
             function,
             _Attention(
-                rows=len(spans.starts) - 1,
+                rows=(len(spans.starts) - 1) // spans.sides,
+                sides=spans.sides,
                 heads=heads.queries,
                 pairs=heads.pairs,
                 width=heads.width,

@@ -7,6 +7,7 @@ derivative (``blocks.py``):
 
 - only what is asked for is computed: of each row the tokens up to the last place that is read,
   without padding, and of the last layer those places alone;
+- what several replies to a prompt begin with is computed once (``sides``);
 - query, key and value are one product, and so are gate and up, adapters included (``adapted.py``);
 - where there is a C compiler, a small layer's matrices, norms and gates are two functions
   (``compiled_layers.py``), and a larger one's norms, gates and attention one pass over memory each
@@ -31,7 +32,7 @@ from torch.nn import functional
 from transformers import LlamaForCausalLM
 
 from harness.engines.adapted import KEPT_BYTES, Gradients
-from harness.engines.attention import Attention, Padding
+from harness.engines.attention import Attention, Padding, asked_lengths, beginnings
 from harness.engines.blocks import Kept, Settings, block_of
 from harness.engines.folding import MAX_BYTES, computing, is_matrix
 from harness.engines.llama import linears, suits
@@ -81,29 +82,30 @@ class Trunk:
         self._recompute = recompute
         self._parameters = [p for one in self._blocks for p in one.parameters()]
 
-    def hidden(self, input_ids: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    def hidden(self, input_ids: Tensor, rows: Tensor, columns: Tensor, *, sides: int = 1) -> Tensor:
         """The last hidden states (n, hidden), normed, at n places: (rows[i], columns[i]) each, with
         gradients into the adapter.
 
         ``input_ids`` (rows, length) are whole sequences, padded on the right, which no earlier
-        token can see.
+        token can see. They may be several ``sides`` of the same prompts, all rows of one, then all
+        rows of the next: what row i of every side begins with alike is computed once. ValueError
+        for rows that are not as many on every side.
         """
+        if len(input_ids) % sides:
+            raise ValueError(f"{len(input_ids)} rows are not as many on each of {sides} sides")
         if not (torch.is_grad_enabled() and any(p.requires_grad for p in self._parameters)):
-            return self.forward(input_ids, rows, columns, keep=False)[0]
-        found: Tensor = _Pass.apply(self, input_ids, rows, columns, *self._parameters)
+            return self.forward(input_ids, rows, columns, keep=False, sides=sides)[0]
+        found: Tensor = _Pass.apply(self, input_ids, rows, columns, sides, *self._parameters)
         return found
 
     def forward(
-        self, input_ids: Tensor, rows: Tensor, columns: Tensor, *, keep: bool
+        self, input_ids: Tensor, rows: Tensor, columns: Tensor, *, keep: bool, sides: int = 1
     ) -> tuple[Tensor, Callable[[Tensor], Gradients] | None]:
         """``hidden`` without gradients; and, to ``keep`` what it takes, its backward."""
-        parts = list(_parts(rows, columns, len(input_ids)))
         found = torch.empty(len(rows), self._hidden)
         backwards = []
-        for first, last, places in parts:
-            states, backward = self._part(
-                input_ids[first:last], rows[places] - first, columns[places], keep
-            )
+        for ids, padding, places in _parts(input_ids, rows, columns, sides):
+            states, backward = self._part(ids, padding, keep)
             found[places] = states
             backwards.append((places, backward))
 
@@ -118,9 +120,8 @@ class Trunk:
         return found, whole if keep else None
 
     def _part(
-        self, input_ids: Tensor, rows: Tensor, columns: Tensor, keep: bool
+        self, input_ids: Tensor, padding: Padding, keep: bool
     ) -> tuple[Tensor, Callable[[Tensor], Gradients]]:
-        padding = Padding(rows, columns, len(input_ids))
         x = functional.embedding(padding.tokens(input_ids), self._embedding)
         kept: list[Kept | Tensor] = []
         last = len(self._blocks) - 1
@@ -153,9 +154,15 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, trunk: Trunk, ids: Tensor, rows: Tensor, columns: Tensor, *weights: Tensor
+        ctx: Any,
+        trunk: Trunk,
+        ids: Tensor,
+        rows: Tensor,
+        columns: Tensor,
+        sides: int,
+        *weights: Tensor,
     ) -> Tensor:
-        found, ctx.whole = trunk.forward(ids, rows, columns, keep=True)
+        found, ctx.whole = trunk.forward(ids, rows, columns, keep=True, sides=sides)
         return found
 
     @staticmethod
@@ -163,7 +170,7 @@ class _Pass(torch.autograd.Function):
         whole, ctx.whole = ctx.whole, None
         if whole is None:
             raise RuntimeError("a second backward: what the first needed is gone")
-        return None, None, None, None, *whole(gradients[0])
+        return None, None, None, None, None, *whole(gradients[0])
 
 
 def is_written_out(model: nn.Module, *, reading: bool = False) -> bool:
@@ -219,14 +226,27 @@ def _known(kept: Kept | None) -> Kept:
     return kept
 
 
-def _parts(rows: Tensor, columns: Tensor, count: int) -> Iterator[tuple[int, int, Tensor]]:
-    """Cut rows into parts of about ``_TOKENS``: first and last row, and which places are there."""
-    ends = torch.zeros(count, dtype=torch.int64).scatter_reduce_(0, rows, columns + 1, "amax")
-    first, tokens = 0, 0
-    for row, length in enumerate([*ends.tolist(), _TOKENS]):
-        if row > first and (tokens + length > _TOKENS or row == count):
-            places = ((rows >= first) & (rows < row)).nonzero().squeeze(1)
+def _parts(
+    input_ids: Tensor, rows: Tensor, columns: Tensor, sides: int
+) -> Iterator[tuple[Tensor, Padding, Tensor]]:
+    """Cut rows, of all sides together, into parts of about ``_TOKENS``: token ids, where they are
+    padded, and which places are there."""
+    count = len(input_ids) // sides
+    lengths = asked_lengths(rows, columns, len(input_ids))
+    tokens, shared = lengths.view(sides, -1).sum(0), None
+    if sides > 1:
+        shared = beginnings(input_ids, lengths, sides)
+        tokens = tokens - (sides - 1) * shared
+    whole, side, number = input_ids.unflatten(0, (sides, -1)), rows // count, rows % count
+    first, together = 0, 0
+    for row, length in enumerate([*tokens.tolist(), _TOKENS]):
+        if row > first and (together + length > _TOKENS or row == count):
+            places = ((number >= first) & (number < row)).nonzero().squeeze(1)
             if len(places):
-                yield first, row, places
-            first, tokens = row, 0
-        tokens += length
+                ids = whole[:, first:row].flatten(0, 1)
+                at = side[places] * (row - first) + number[places] - first
+                common = None if shared is None else shared[first:row].contiguous()
+                padding = Padding(at, columns[places], len(ids), sides=sides, shared=common)
+                yield ids, padding, places
+            first, together = row, 0
+        together += length

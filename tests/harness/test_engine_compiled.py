@@ -79,6 +79,73 @@ def test_attention_at_chosen_places(functions: Compiled) -> None:
     close(back, torch.autograd.grad(expected, double, g.double())[0])
 
 
+Sides = list[list[int]]  # lengths by side and row
+
+
+def whole(sides: Sides, shared: list[int]) -> tuple[Tensor, Tensor]:
+    """Of the tokens of all rows without sharing, one after the other: which packed one each is, and
+    which are packed as their own."""
+    numbers: dict[tuple[int, int], int] = {}  # by row and position in the first side
+    tokens, own = [], []
+    for side, lengths in enumerate(sides):
+        for row, length in enumerate(lengths):
+            for position in range(length):
+                if side and position < shared[row]:
+                    tokens.append(numbers[row, position])
+                    continue
+                if not side:
+                    numbers[row, position] = len(own)
+                own.append(len(tokens))
+                tokens.append(len(own) - 1)
+    return torch.tensor(tokens), torch.tensor(own)
+
+
+SIDES: list[tuple[Sides, list[int]]] = [
+    ([[9, 1, 40, 7, 3], [12, 1, 33, 0, 8]], [5, 1, 33, 0, 0]),  # one ends in the other's middle
+    ([[70, 18], [17, 129], [80, 19]], [16, 17]),
+]
+
+
+@pytest.mark.parametrize(("queries", "pairs", "width"), [(4, 2, 16), (2, 2, 80), (2, 1, 32)])
+@pytest.mark.parametrize(("sides", "shared"), SIDES)
+def test_attention_of_rows_that_share_their_beginning(
+    functions: Compiled, queries: int, pairs: int, width: int, sides: Sides, shared: list[int]
+) -> None:
+    """As of whole rows: what is read bit by bit, and the gradients that a shared token gets from
+    all sides."""
+    heads = Heads(queries, pairs, width, width**-0.5)
+    lengths = [length for side in sides for length in side]
+    tokens, own = whole(sides, shared)
+    rows = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    columns = torch.cat([torch.arange(length) for length in lengths])
+    apart = Padding(rows, columns, len(lengths))
+    padding = Padding(rows, columns, len(lengths), sides=len(sides), shared=torch.tensor(shared))
+    assert torch.equal(padding.places, tokens)
+    qkv = normal(len(own), (queries + 2 * pairs) * width)
+    double = qkv.double().requires_grad_()
+    expected = expected_attention(double[tokens], lengths, heads)
+    angle = angles(max(lengths), width)
+    turns = angle.cos(), angle.sin()
+    found = functions.attention(qkv, turns, padding.every, heads)
+    close(found, expected[own])
+    assert torch.equal(found, functions.attention(qkv[tokens], turns, apart.every, heads)[own])
+    g = normal(*found.shape, seed=1)
+    back = functions.attention_backward(g, qkv, turns, padding.every, heads)
+    close(back, torch.autograd.grad(expected[own], double, g.double(), retain_graph=True)[0])
+
+    # At some places in any order, shared ones and others more than once, and at all rows' ends.
+    some = torch.randperm(len(tokens), generator=torch.Generator().manual_seed(2))[::2]
+    ends = torch.tensor(lengths).cumsum(0)[torch.tensor(lengths) > 0] - 1
+    some = torch.cat([some, some[:9], ends])
+    padding = Padding(
+        rows[some], columns[some], len(lengths), sides=len(sides), shared=torch.tensor(shared)
+    )
+    close(functions.attention(qkv, turns, padding.chosen, heads), expected[some])
+    g = normal(len(some), queries * width, seed=3)
+    back = functions.attention_backward(g, qkv, turns, padding.chosen, heads)
+    close(back, torch.autograd.grad(expected[some], double, g.double())[0])
+
+
 def test_weights_that_are_no_numbers_stay_so(functions: Compiled) -> None:
     padding = Padding(torch.arange(2).repeat_interleave(3), torch.arange(3).repeat(2), 2)
     qkv = normal(6, 96)
@@ -175,7 +242,10 @@ def test_threads_do_not_change_a_bit(functions: Compiled) -> None:
     heads, before = Heads(4, 2, 32, 0.2), torch.get_num_threads()
     padding = Padding(torch.arange(9).repeat_interleave(40), torch.arange(40).repeat(9), 9)
     turns = angles(40, 32).cos(), angles(40, 32).sin()
+    rows = torch.arange(9).repeat_interleave(40), torch.arange(40).repeat(9)
+    sides = Padding(*rows, 9, sides=3, shared=torch.tensor([7, 0, 40])).every
     qkv, g = normal(360, 8 * 32), normal(360, 4 * 32, seed=1)
+    fewer = len(sides.places)
     packed = PackedAdapters(normal(256, 16), normal(128 * 16), ((0, 128),), ((0, 16),))
     results = []
     try:
@@ -185,6 +255,8 @@ def test_threads_do_not_change_a_bit(functions: Compiled) -> None:
                 [
                     functions.attention(qkv, turns, padding.every, heads),
                     functions.attention_backward(g, qkv, turns, padding.every, heads),
+                    functions.attention(qkv[:fewer], turns, sides, heads),
+                    functions.attention_backward(g[:fewer], qkv[:fewer], turns, sides, heads),
                     functions.swiglu(qkv),
                     *functions.rms_norm(qkv, 1e-5),
                     *(one for both in functions.adapters_gradients(g, qkv, packed) for one in both),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from counted_tokens import counted_tokens
 from peft import LoraConfig
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
@@ -167,6 +168,71 @@ def test_rows_that_nobody_asks_and_places_in_any_order() -> None:
     at = ids, rows[order], columns[order]
     states = known(model).hidden(*at)
     same((states.detach(), gradients(model, states)), of_autograd(model, at))
+
+
+def sides(lengths: list[list[int]], shared: list[int]) -> Places:
+    """Sequences of several sides, row by row with so many tokens in common; asked at their ends,
+    and at the last three places that they share."""
+    flat = [length for side in lengths for length in side]
+    ids, rows, columns = places(flat)
+    for side in range(1, len(lengths)):
+        for row, same in enumerate(shared):
+            ids[side * len(shared) + row, :same] = ids[row, :same]
+    found = [(i, n - 1) for i, n in enumerate(flat) if n]
+    for i in range(len(flat)):
+        same = shared[i % len(shared)]
+        found += [(i, c) for c in range(max(0, same - 3), same)]
+    order = torch.randperm(len(found))
+    rows, columns = torch.tensor(found)[order].T
+    return ids, rows, columns
+
+
+SIDES: list[tuple[list[list[int]], list[int]]] = [
+    ([[20, 9, 33, 4], [24, 9, 12, 6]], [15, 9, 0, 4]),
+    ([[70, 33], [90, 45], [68, 34]], [64, 33]),  # attention without scores in memory
+]
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(("lengths", "shared"), SIDES)
+@pytest.mark.parametrize(
+    "config", [{}, {"num_hidden_layers": 1}, {"head_dim": 24, "intermediate_size": 100}]
+)
+def test_what_sides_begin_with_is_computed_once(
+    monkeypatch: pytest.MonkeyPatch,
+    config: dict[str, Any],
+    lengths: list[list[int]],
+    shared: list[int],
+    way: dict[str, int],
+) -> None:
+    model, at = adapted(llama(**config)), sides(lengths, shared)
+    computed = counted_tokens(monkeypatch)
+    states = known(model, **way).hidden(*at, sides=len(lengths))
+    whole = sum(length for side in lengths for length in side)
+    assert computed == [whole - (len(lengths) - 1) * sum(shared)]
+    same((states.detach(), gradients(model, states)), of_autograd(model, at))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_sides_in_parts_and_computed_again(
+    monkeypatch: pytest.MonkeyPatch, recompute: bool
+) -> None:
+    monkeypatch.setattr(trunk_module, "_TOKENS", 40)
+    lengths, shared = [[20, 33, 9, 7, 9, 3], [21, 40, 9, 8, 2, 30]], [20, 4, 9, 0, 2, 3]
+    model, at = adapted(llama()), sides(lengths, shared)
+    states = known(model, recompute=recompute).hidden(*at, sides=2)
+    same((states.detach(), gradients(model, states)), of_autograd(model, at))
+
+
+def test_sides_that_have_nothing_or_nobody_asks() -> None:
+    """Sequences that nobody asks share nothing; what is behind the last place neither."""
+    model, (ids, rows, columns) = adapted(llama()), sides([[20, 9, 7], [24, 9, 7]], [15, 9, 7])
+    chosen = (rows != 4) & ((rows != 0) | (columns < 13))
+    at = ids, rows[chosen], columns[chosen]
+    states = known(model).hidden(*at, sides=2)
+    same((states.detach(), gradients(model, states)), of_autograd(model, at))
+    with pytest.raises(ValueError, match="6 rows are not as many on each of 4 sides"):
+        known(model).hidden(*at, sides=4)
 
 
 def test_no_gradients_where_none_are_wanted() -> None:

@@ -166,19 +166,22 @@ def training(checkpoint: Path) -> dict[str, Any]:
     return content
 
 
-def alike(found: Any, expected: Any, *, ties: bool) -> None:
-    """Every number within 1e-5, but those that rounding decides where there may be ``ties``."""
+def alike(found: Any, expected: Any, *, ties: bool, within: float = 1e-5) -> None:
+    """Every number ``within`` so much, but those that rounding decides where there may be
+    ``ties``. A gradient's norm changes with the weights by the loss's curvature: where one pair is
+    left over, 1e-7 in the weights is 2e-5 of it."""
     if isinstance(expected, dict):
         assert found.keys() == expected.keys()
         for key in expected:
             if not (ties and key in _TIES):
-                alike(found[key], expected[key], ties=ties)
+                bound = 1e-4 if key == "grad_norm" else within
+                alike(found[key], expected[key], ties=ties, within=bound)
     elif isinstance(expected, list):
         assert len(found) == len(expected)
         for one, other in zip(found, expected, strict=True):
-            alike(one, other, ties=ties)
+            alike(one, other, ties=ties, within=within)
     elif isinstance(expected, float):
-        assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
+        assert found == pytest.approx(expected, rel=within, abs=within)
     else:
         assert found == expected
 

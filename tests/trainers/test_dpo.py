@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from trainers.dpo_data import Preference, load, preferences
 from trainers.lora import place_policy
 from trainers.policy_net import PolicyNet
 from trainers.trl_epoch import borrowed
+from trainers.trunk_forward import through_trunk
 
 PAIRS = [
     Pair((user("one?"),), "1", "no idea"),
@@ -126,6 +128,7 @@ def exact_loss(
     [("sigmoid", 0.0), ("sigmoid", 0.2), ("robust", 0.2), ("ipo", 0.0), ("hinge", 0.0)],
 )
 @pytest.mark.parametrize("beta", [0.1, 0.5])
+@pytest.mark.parametrize("by", ["trl", "trunk"])
 def test_loss_gradient_and_implicit_rewards_are_the_papers(
     tmp_path: Path,
     context: Any,
@@ -134,6 +137,7 @@ def test_loss_gradient_and_implicit_rewards_are_the_papers(
     kind: str,
     epsilon: float,
     beta: float,
+    by: str,
 ) -> None:
     start, _ = models
     settings = stage(tmp_path, loss=kind, label_smoothing=epsilon, beta=beta, batch=8)
@@ -164,8 +168,11 @@ def test_loss_gradient_and_implicit_rewards_are_the_papers(
         activate(model, "policy", train=True)
         trainer.model.train()
         batch = trainer.data_collator([trainer.train_dataset[n] for n in range(8)])
-        loss = trainer.compute_loss(trainer.model, batch)
-        loss.backward()
+        with ExitStack() as stack:
+            if by == "trunk":
+                stack.enter_context(through_trunk(trainer.model, model, sides=2))
+            loss = trainer.compute_loss(trainer.model, batch)
+            loss.backward()
         gradients = {k: w.grad.double() for k, w in adapter_weights(model, "policy").items()}
 
     policy, reference = exact_model(tiny_llama, policy_folder), exact_model(tiny_llama, start)

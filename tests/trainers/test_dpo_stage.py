@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import trl.trainer.dpo_trainer
+from counted_tokens import counted_tokens
 from killing import again, killed
 from leaving import left_as_it_was
 
@@ -62,6 +63,24 @@ def test_an_epoch_a_checkpoint_and_epoch_zero_is_the_start(
     assert (found[2].folder / "trainer" / "optimizer.pt").exists()
     assert not (found[3].folder / "trainer").exists()
     assert found[1].training["pairs"] + found[1].training["held_out"] == 22
+
+
+def test_what_a_pairs_replies_begin_with_is_trained_on_once(
+    tmp_path: Path, made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = made(tmp_path / "run", epochs=1, held_out=0.0)
+    rows = load(ctx, ctx.stage).train
+    whole = shared = 0
+    for row in rows:
+        chosen, rejected = (*row.prompt, *row.chosen), (*row.prompt, *row.rejected)
+        whole += len(chosen) - 1 + len(rejected) - 1  # nothing is read behind the end token
+        alike = [one == other for one, other in zip(chosen, rejected, strict=False)]
+        assert alike.index(False) >= len(row.prompt)
+        shared += alike.index(False)
+    computed = counted_tokens(monkeypatch)
+    list(dpo.checkpoints(ctx))
+    # The reference reads whole replies, before training.
+    assert sum(computed) == whole + whole - shared
 
 
 def gradients(ctx: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[list[dict[str, Any]], float]:

@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from trl.trainer.utils import add_fused_lm_head
 
 from harness.adapters import activate, adapter_weights, add_adapter
-from harness.models import ModelSpec, backbone, keep_nf4_layout, quantization_config
+from harness.engines.trunk import trunk
+from harness.models import ModelSpec, backbone, causal_model, keep_nf4_layout, quantization_config
 from trainers.learner import Learner
 from trainers.lora import lora_config
 from trainers.model_shapes import ModelShape, shape_of
@@ -26,6 +27,7 @@ from trainers.pair_batches import PairCollator, attention
 from trainers.rollouts import policy_log_probs
 from trainers.schedule_stages import Lora
 from trainers.tensor_bytes import (
+    TRUNK_TOKENS,
     Forward,
     adapter_parameters,
     base_bytes,
@@ -36,6 +38,8 @@ from trainers.tensor_bytes import (
     passing,
     tiled_loss_bytes,
     trained,
+    trunk_kept,
+    trunk_passing,
 )
 
 SMALL = {"hidden_size": 128, "num_attention_heads": 4, "vocab_size": 512}
@@ -355,3 +359,34 @@ def test_the_key_value_cache_is_exact(build: Build, name: str, dtype: str) -> No
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     width = 4 if dtype == "float32" else 2
     assert kv_bytes(shape_of(FAMILIES[name]), 3, 37, width) == held
+
+
+@pytest.mark.parametrize("shared", [0, 700])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_pair_through_layers_that_are_written_out(
+    build: Build, shared: int, checkpointing: bool
+) -> None:
+    """Longer than what goes through the layers together else; what its replies begin with takes
+    no memory twice."""
+    model = build(LLAMA | {"max_position_embeddings": 2048})
+    config = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")
+    model = add_adapter(model, "policy", config, seed=1)
+    activate(model, "policy", train=True)
+    net = trunk(causal_model(model), recompute=checkpointing)
+    assert net is not None
+    ids = torch.arange(2800).remainder_(509).view(2, 1400)
+    ids[1, :shared] = ids[0, :shared]
+    ends = torch.arange(2), torch.full((2,), 1399)
+    tokens, shape = 2800 - shared, shape_of(LLAMA)
+    together = max(TRUNK_TOKENS, tokens)
+    states = net.hidden(ids, *ends, sides=2)
+    states.sum().backward()  # weights are laid out once
+    with LiveTensors(model) as live:
+        loss = net.hidden(ids, *ends, sides=2).sum()
+        alive = live.now
+        loss.backward()
+    if not checkpointing:
+        assert trunk_kept(shape, tokens, 2) == pytest.approx(alive, rel=0.02)
+    plan = trunk_kept(shape, tokens, 2, together=together, checkpointing=checkpointing)
+    plan += trunk_passing(shape, together)
+    assert 0.75 * plan < live.peak < plan

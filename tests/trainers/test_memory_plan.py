@@ -12,7 +12,7 @@ from harness.engines import adapted, folding, local, measuring, room, trunk
 from harness.errors import InputError
 from harness.models import TOKENS_AT_ONCE, ModelSpec, torch_dtype
 from trainers import learner, memory, memory_phases, tensor_bytes, trl_epoch
-from trainers.devices import CARDS, GIB, Device, devices
+from trainers.devices import CARDS, GIB, Device, devices, this_machine
 from trainers.disk import plan_disk
 from trainers.fitting import plan
 from trainers.memory import StagePlan, plan_stages
@@ -28,6 +28,8 @@ from trainers.tensor_bytes import (
     kv_bytes,
     passing,
     trained,
+    trunk_kept,
+    trunk_passing,
     weight_bytes,
 )
 
@@ -301,6 +303,16 @@ def test_what_takes_no_gradients_is_cut_by_tokens() -> None:
         pairs = one(schedule(SFT, REWARD | {"max_length": length}), model, "H200")
         scoring = phase(pairs, "scoring held-out pairs").parts["activations"]
         assert scoring == pytest.approx(within, rel=0.05)  # masks grow with the length
+
+
+@pytest.mark.parametrize("settings", [REWARD, {**REWARD, "kind": "dpo"}])
+def test_a_pairs_sides_go_through_the_layers_together(settings: dict[str, Any]) -> None:
+    """However long they are, on a processor, where other rows are cut by tokens."""
+    shape = find_shape("meta-llama/Llama-2-7b-hf")
+    made = schedule({**settings, "max_length": 4096, "gradient_checkpointing": True})
+    training = phase(plan_stages(made, shape, this_machine(), 256)[0], "training").parts
+    kept = trunk_kept(shape, 8192, 8192, together=8192, checkpointing=True)
+    assert training["activations"] + training["logits"] >= kept + trunk_passing(shape, 8192)
 
 
 def test_gradient_checkpointing_of_ppo() -> None:

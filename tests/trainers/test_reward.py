@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from counted_tokens import counted_tokens
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from reward_stages import LORA, Given, preferences, stage
@@ -135,7 +136,9 @@ def test_a_prompt_computed_once_gives_the_scores_of_whole_sequences(tiny_llama: 
     alone = torch.stack(
         [
             net(
-                torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.int64)
+                torch.tensor([ids]),
+                attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
+                sides=1,
             ).logits.squeeze()
             for ids in sequences
         ]
@@ -158,6 +161,7 @@ def test_scores_by_layers_that_are_written_out(
     batch = DataCollatorForPreference(0)(
         [{"chosen_ids": c, "rejected_ids": r} for c, r in PAIRS],
     )
+    computed = counted_tokens(monkeypatch)
     weights = [w for w in net.parameters() if w.requires_grad]
     weight = torch.randn(2 * len(PAIRS), 1, generator=torch.Generator().manual_seed(3))
     found = []
@@ -168,6 +172,8 @@ def test_scores_by_layers_that_are_written_out(
         found.append([scores, *torch.autograd.grad((scores * weight).sum(), weights)])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+    # 5 + 7 tokens, the first three in both; 3 + 4, three; 9 + 2, none; 5 + 5, three.
+    assert computed == [6 * (12 - 3 + 7 - 3 + 11 + 10 - 3)]
 
 
 @pytest.mark.parametrize(("dropout", "collator"), [(0.0, "plain"), (0.1, "packed")])

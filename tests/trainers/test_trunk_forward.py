@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from adapted_model import adapted
+from counted_tokens import counted_tokens
 from torch import Tensor
 from transformers import LlamaModel
 from trl.trainer.utils import add_fused_lm_head
@@ -55,11 +56,31 @@ def packed() -> dict[str, Tensor]:
     return PackedCollator(0)(rows)
 
 
-BATCHES = {side: padded(side) for side in ("right", "left", "both")} | {"packed": packed()}
+def pairs() -> dict[str, Tensor]:
+    """Chosen replies, then rejected ones to the same prompts: one beside one that goes on, one
+    beside the same, one beside another, one without a prompt."""
+    ids = tokens(8, 9)
+    mask, asked = torch.zeros(8, 9, dtype=torch.int64), torch.zeros(8, 9, dtype=torch.bool)
+    for row, (prompt, end) in enumerate(
+        [(4, 7), (3, 5), (6, 8), (1, 4), (4, 9), (3, 5), (6, 9), (1, 6)]
+    ):
+        mask[row, :end] = 1
+        asked[row, prompt:end] = True
+    for row, alike in enumerate((7, 5, 6, 0)):
+        ids[4 + row, :alike] = ids[row, :alike]
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": ids.masked_fill(~asked, IGNORED),
+    }
+
+
+BATCHES = {side: padded(side) for side in ("right", "left", "both")}
+BATCHES |= {"packed": packed(), "pairs": pairs()}
 
 
 def both(
-    model: Any, batch: dict[str, Tensor], *, temperature: float = 1.0
+    model: Any, batch: dict[str, Tensor], *, temperature: float = 1.0, sides: int = 1
 ) -> tuple[list[Any], list[list[Tensor]]]:
     """trl's output and ours, with the gradients of a loss of the log-probabilities."""
     inner = causal_model(model)
@@ -69,7 +90,8 @@ def both(
     for ours in (False, True):
         with ExitStack() as stack:
             if ours:
-                stack.enter_context(through_trunk(inner, model, temperature=temperature))
+                settings: dict[str, Any] = {"temperature": temperature, "sides": sides}
+                stack.enter_context(through_trunk(inner, model, **settings))
             output = model(**batch, use_cache=False, fused_lm_head=True)
             loss = (output.log_probs * weight).sum()
             gradients.append(list(torch.autograd.grad(loss, trained(model))))
@@ -81,10 +103,15 @@ def trained(model: Any) -> list[Tensor]:
     return [*adapter_weights(model, "policy").values()]
 
 
-@pytest.mark.parametrize("kind", BATCHES)
+@pytest.mark.parametrize(("kind", "sides"), [*((kind, 1) for kind in BATCHES), ("pairs", 2)])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_everything_that_trl_reads(model: Any, kind: str, temperature: float) -> None:
-    (theirs, ours), gradients = both(model, BATCHES[kind], temperature=temperature)
+def test_everything_that_trl_reads(
+    model: Any, monkeypatch: pytest.MonkeyPatch, kind: str, sides: int, temperature: float
+) -> None:
+    computed = counted_tokens(monkeypatch)
+    (theirs, ours), gradients = both(model, BATCHES[kind], temperature=temperature, sides=sides)
+    if kind == "pairs":  # up to the token before the last label, of what both begin with once
+        assert computed == [45 if sides == 1 else 45 - (6 + 4 + 6)]
     assert ours.log_probs.grad_fn is not None
     for name in ("loss", *FIELDS, "label_mask"):
         one, other = getattr(ours, name), getattr(theirs, name)

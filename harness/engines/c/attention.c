@@ -9,12 +9,13 @@
 #define QUERIES 8 /* that are computed side by side */
 
 typedef struct {
-    int64_t next; /* task: a row and a key-value head */
-    int64_t rows, heads, pairs, width; /* pairs: key-value heads */
+    int64_t next; /* task: a row of all sides and a key-value head */
+    int64_t rows, sides, heads, pairs, width; /* rows: of a side; pairs: key-value heads */
     const float *qkv;         /* (tokens, (heads + 2 pairs) width) */
     const float *cos, *sin;   /* (longest row, width / 2) */
-    const int64_t *starts;    /* (rows + 1): a row's first token */
-    const int64_t *asked;     /* (rows + 1): a row's first query */
+    const int64_t *starts;    /* (sides rows + 1): a row's first token of its own */
+    const int64_t *asked;     /* (sides rows + 1): a row's first query */
+    const int64_t *shared;    /* (rows): what the others have of the first side's row; or null */
     const int64_t *positions; /* (queries): in its row */
     const int64_t *places;    /* (queries): in read */
     float *read;              /* (queries, heads width); in the backward its gradient */
@@ -27,6 +28,38 @@ typedef struct {
 
 int64_t attention_room(int64_t longest, int64_t width) {
     return 2 * padded(longest) * (width + QUERIES) + 4 * longest * width;
+}
+
+/* A row of any side: the token at position p is number own + p, or first + p before `from`. */
+typedef struct {
+    int64_t from, length, own, first;
+    int64_t asked, end; /* its queries */
+} sequence;
+
+INLINE sequence sequence_of(const attention *a, int64_t row, int64_t side) {
+    int64_t at = side * a->rows + row, from = side ? a->shared[row] : 0;
+    return (sequence){
+        .from = from,
+        .length = from + a->starts[at + 1] - a->starts[at],
+        .own = a->starts[at] - from,
+        .first = a->starts[row],
+        .asked = a->asked[at],
+        .end = a->asked[at + 1],
+    };
+}
+
+/* The longest of a row's sequences. */
+INLINE int64_t longest_of(const attention *a, int64_t row) {
+    int64_t found = 0;
+    for (int64_t side = 0; side < a->sides; side++) {
+        int64_t length = sequence_of(a, row, side).length;
+        found = length > found ? length : found;
+    }
+    return found;
+}
+
+INLINE int64_t token(const sequence *s, int64_t position) {
+    return (position < s->from ? s->first : s->own) + position;
 }
 
 /* Both halves of a head turned together (Su et al. 2021, arXiv 2104.09864), by sign. */
@@ -70,14 +103,15 @@ INLINE void against(const float *x, const float *across, float *out, int64_t str
     }
 }
 
-/* out (QUERIES, width) = weights (QUERIES, stride) . y (count, step), width numbers of each row. */
-INLINE void mixed(const float *weights, int64_t stride, const float *y, int64_t step, int64_t count,
-                  float *out, int64_t width) {
+/* out (QUERIES, width) = weights (QUERIES, stride) . y (count, step), width numbers of each row;
+ * the rows before `from` are x's. */
+INLINE void mixed(const float *weights, int64_t stride, const float *x, int64_t from,
+                  const float *y, int64_t step, int64_t count, float *out, int64_t width) {
     for (int64_t at = 0; at < width; at += 2 * LANES) {
         int both = at + LANES < width;
         vec one[QUERIES] = {{0}}, two[QUERIES] = {{0}};
         for (int64_t j = 0; j < count; j++) {
-            const float *line = y + j * step + at;
+            const float *line = (j < from ? x : y) + j * step + at;
             vec first = load(line), second = both ? load(line + LANES) : first;
             for (int q = 0; q < QUERIES; q++) {
                 one[q] += weights[q * stride + j] * first;
@@ -117,49 +151,66 @@ INLINE void softmax(float *scores, int64_t stride, int64_t vectors, const int64_
 }
 
 /* The next queries of a head: turned and scaled, with what they may read at most. */
-INLINE int64_t queries(const attention *a, int64_t row, int64_t head, int64_t from, float *query,
-                       int64_t *last, int64_t *most, int64_t width) {
+INLINE int64_t queries(const attention *a, const sequence *s, int64_t head, int64_t from,
+                       float *query, int64_t *last, int64_t *most, int64_t width) {
     int64_t line = (a->heads + 2 * a->pairs) * width;
-    int64_t count = MIN(QUERIES, a->asked[row + 1] - from);
+    int64_t count = MIN(QUERIES, s->end - from);
     *most = 0;
     for (int64_t q = 0; q < QUERIES; q++) {
         int64_t position = last[q] = a->positions[from + MIN(q, count - 1)];
-        const float *x = a->qkv + (a->starts[row] + position) * line + head * width;
+        const float *x = a->qkv + (s->own + position) * line + head * width;
         turn(x, a, position, 1, a->scale, query + q * width, width);
         *most = position > *most ? position : *most;
     }
     return count;
 }
 
+/* A row's sequences one after the other: of the keys only those of its own replace the last one's. */
 INLINE void attend(const attention *a, int64_t row, int64_t pair, float *scratch, int64_t width) {
     int64_t line = (a->heads + 2 * a->pairs) * width, group = a->heads / a->pairs;
-    int64_t length = a->starts[row + 1] - a->starts[row], stride = padded(length);
-    const float *key = a->qkv + a->starts[row] * line + (a->heads + pair) * width;
-    const float *value = key + a->pairs * width;
+    int64_t stride = padded(longest_of(a, row));
+    const float *key = a->qkv + (a->heads + pair) * width, *value = key + a->pairs * width;
     float *keys = scratch, *scores = keys + width * stride; /* keys: (width, stride) */
     float query[QUERIES * WIDEST], read[QUERIES * WIDEST], inverse[QUERIES];
 
     memset(keys, 0, sizeof(float) * width * stride);
-    for (int64_t t = 0; t < length; t += 4) {
-        for (int64_t i = 0; i < 4; i++) {
-            int64_t token = MIN(t + i, length - 1);
-            turn(key + token * line, a, token, 1, 1, query + i * width, width);
-        }
-        transpose(query, width, keys + t, stride, width);
-    }
-    for (int64_t head = pair * group; head < (pair + 1) * group; head++)
-        for (int64_t from = a->asked[row]; from < a->asked[row + 1]; from += QUERIES) {
-            int64_t last[QUERIES], most;
-            int64_t count = queries(a, row, head, from, query, last, &most, width);
-            int64_t vectors = most / LANES + 1;
-            against(query, keys, scores, stride, vectors, width);
-            softmax(scores, stride, vectors, last, inverse);
-            mixed(scores, stride, value, line, most + 1, read, width);
-            for (int64_t q = 0; q < count; q++) {
-                float *out = a->read + (a->places[from + q] * a->heads + head) * width;
-                for (int64_t i = 0; i < width; i++) out[i] = read[q * width + i] * inverse[q];
+    for (int64_t side = 0; side < a->sides; side++) {
+        sequence s = sequence_of(a, row, side);
+        for (int64_t t = s.from & ~3; t < s.length; t += 4) {
+            for (int64_t i = 0; i < 4; i++) {
+                int64_t position = MIN(t + i, s.length - 1);
+                const float *x = key + token(&s, position) * line;
+                turn(x, a, position, 1, 1, query + i * width, width);
             }
+            transpose(query, width, keys + t, stride, width);
         }
+        for (int64_t head = pair * group; head < (pair + 1) * group; head++)
+            for (int64_t from = s.asked; from < s.end; from += QUERIES) {
+                int64_t last[QUERIES], most;
+                int64_t count = queries(a, &s, head, from, query, last, &most, width);
+                int64_t vectors = most / LANES + 1;
+                against(query, keys, scores, stride, vectors, width);
+                softmax(scores, stride, vectors, last, inverse);
+                mixed(scores, stride, value + s.first * line, s.from, value + s.own * line, line,
+                      most + 1, read, width);
+                for (int64_t q = 0; q < count; q++) {
+                    float *out = a->read + (a->places[from + q] * a->heads + head) * width;
+                    for (int64_t i = 0; i < width; i++) out[i] = read[q * width + i] * inverse[q];
+                }
+            }
+    }
+}
+
+/* Gradients of the keys and values at a sequence's own tokens, or at those it shares, to where they
+ * lie. */
+INLINE void put(const attention *a, const float *to_key, const float *to_value, int64_t pair,
+                int64_t first, int64_t from, int64_t end, int64_t width) {
+    int64_t line = (a->heads + 2 * a->pairs) * width;
+    for (int64_t t = from; t < end; t++) {
+        float *to = a->to_qkv + (first + t) * line + (a->heads + pair) * width;
+        turn(to_key + t * width, a, t, -1, 1, to, width);
+        memcpy(to + a->pairs * width, to_value + t * width, sizeof(float) * width);
+    }
 }
 
 /* With weights p, scores s and outputs o: dp = do.v, ds = p (dp - sum(p dp)), dq = ds.k,
@@ -167,83 +218,85 @@ INLINE void attend(const attention *a, int64_t row, int64_t pair, float *scratch
 INLINE void attend_backward(const attention *a, int64_t row, int64_t pair, float *scratch,
                             int64_t width) {
     int64_t line = (a->heads + 2 * a->pairs) * width, group = a->heads / a->pairs;
-    int64_t length = a->starts[row + 1] - a->starts[row], stride = padded(length);
-    int64_t size = length * width;
-    const float *key = a->qkv + a->starts[row] * line + (a->heads + pair) * width;
-    const float *value = key + a->pairs * width;
-    float *out = a->to_qkv + a->starts[row] * line;
+    int64_t length = longest_of(a, row), stride = padded(length), size = length * width;
+    const float *key = a->qkv + (a->heads + pair) * width, *value = key + a->pairs * width;
     float *keys = scratch, *values = keys + width * stride; /* (width, stride) */
     float *turned = values + width * stride;                /* keys (length, width) */
     float *to_query = turned + size, *to_key = to_query + size, *to_value = to_key + size;
     float *weights = to_value + size, *slopes = weights + QUERIES * stride;
     float query[QUERIES * WIDEST], g[QUERIES * WIDEST], part[QUERIES * WIDEST], inverse[QUERIES];
+    int64_t shared = a->shared ? a->shared[row] : 0; /* whose gradients all sides add to */
 
     memset(keys, 0, sizeof(float) * 2 * width * stride);
-    memset(to_key, 0, sizeof(float) * 2 * size);
-    for (int64_t t = 0; t < length; t += 4) {
-        for (int64_t i = 0; i < 4; i++) {
-            int64_t token = MIN(t + i, length - 1);
-            turn(key + token * line, a, token, 1, 1, query + i * width, width);
-            memcpy(g + i * width, value + token * line, sizeof(float) * width);
-        }
-        memcpy(turned + t * width, query, sizeof(float) * MIN(4, length - t) * width);
-        transpose(query, width, keys + t, stride, width);
-        transpose(g, width, values + t, stride, width);
-    }
-    for (int64_t head = pair * group; head < (pair + 1) * group; head++) {
-        memset(to_query, 0, sizeof(float) * size);
-        for (int64_t from = a->asked[row]; from < a->asked[row + 1]; from += QUERIES) {
-            int64_t last[QUERIES], most;
-            int64_t count = queries(a, row, head, from, query, last, &most, width);
-            int64_t vectors = most / LANES + 1;
-            memset(g, 0, sizeof(float) * QUERIES * width);
-            for (int64_t q = 0; q < count; q++)
-                memcpy(g + q * width, a->read + (a->places[from + q] * a->heads + head) * width,
-                       sizeof(float) * width);
-            against(query, keys, weights, stride, vectors, width);
-            softmax(weights, stride, vectors, last, inverse);
-            against(g, values, slopes, stride, vectors, width);
-            for (int q = 0; q < QUERIES; q++) {
-                float *weight = weights + q * stride, *slope = slopes + q * stride;
-                vec total = {0};
-                for (int64_t at = 0; at < vectors * LANES; at += LANES) {
-                    vec p = load(weight + at) * inverse[q];
-                    store(weight + at, p);
-                    total += p * load(slope + at);
-                }
-                float mean = sum(total);
-                for (int64_t at = 0; at < vectors * LANES; at += LANES)
-                    store(slope + at, load(weight + at) * (load(slope + at) - mean));
+    for (int64_t side = 0; side < a->sides; side++) {
+        sequence s = sequence_of(a, row, side);
+        int64_t before = s.from * width, own = (s.length - s.from) * width;
+        memset(to_key + before, 0, sizeof(float) * own);
+        memset(to_value + before, 0, sizeof(float) * own);
+        for (int64_t t = s.from & ~3; t < s.length; t += 4) {
+            for (int64_t i = 0; i < 4; i++) {
+                int64_t position = MIN(t + i, s.length - 1), at = token(&s, position);
+                turn(key + at * line, a, position, 1, 1, query + i * width, width);
+                memcpy(g + i * width, value + at * line, sizeof(float) * width);
             }
-            mixed(slopes, stride, turned, width, most + 1, part, width);
-            for (int64_t q = 0; q < count; q++)
-                for (int64_t i = 0; i < width; i++)
-                    to_query[last[q] * width + i] += part[q * width + i];
-            for (int64_t at = 0; at < width; at += LANES) {
-                vec x[QUERIES], y[QUERIES];
+            memcpy(turned + t * width, query, sizeof(float) * MIN(4, s.length - t) * width);
+            transpose(query, width, keys + t, stride, width);
+            transpose(g, width, values + t, stride, width);
+        }
+        for (int64_t head = pair * group; head < (pair + 1) * group; head++) {
+            memset(to_query + before, 0, sizeof(float) * own);
+            for (int64_t from = s.asked; from < s.end; from += QUERIES) {
+                int64_t last[QUERIES], most;
+                int64_t count = queries(a, &s, head, from, query, last, &most, width);
+                int64_t vectors = most / LANES + 1;
+                memset(g, 0, sizeof(float) * QUERIES * width);
+                for (int64_t q = 0; q < count; q++)
+                    memcpy(g + q * width,
+                           a->read + (a->places[from + q] * a->heads + head) * width,
+                           sizeof(float) * width);
+                against(query, keys, weights, stride, vectors, width);
+                softmax(weights, stride, vectors, last, inverse);
+                against(g, values, slopes, stride, vectors, width);
                 for (int q = 0; q < QUERIES; q++) {
-                    x[q] = load(query + q * width + at);
-                    y[q] = load(g + q * width + at);
-                }
-                for (int64_t j = 0; j <= most; j++) {
-                    vec k = load(to_key + j * width + at), v = load(to_value + j * width + at);
-                    for (int q = 0; q < QUERIES; q++) {
-                        k += slopes[q * stride + j] * x[q];
-                        v += weights[q * stride + j] * y[q];
+                    float *weight = weights + q * stride, *slope = slopes + q * stride;
+                    vec total = {0};
+                    for (int64_t at = 0; at < vectors * LANES; at += LANES) {
+                        vec p = load(weight + at) * inverse[q];
+                        store(weight + at, p);
+                        total += p * load(slope + at);
                     }
-                    store(to_key + j * width + at, k);
-                    store(to_value + j * width + at, v);
+                    float mean = sum(total);
+                    for (int64_t at = 0; at < vectors * LANES; at += LANES)
+                        store(slope + at, load(weight + at) * (load(slope + at) - mean));
+                }
+                mixed(slopes, stride, turned, 0, turned, width, most + 1, part, width);
+                for (int64_t q = 0; q < count; q++)
+                    for (int64_t i = 0; i < width; i++)
+                        to_query[last[q] * width + i] += part[q * width + i];
+                for (int64_t at = 0; at < width; at += LANES) {
+                    vec x[QUERIES], y[QUERIES];
+                    for (int q = 0; q < QUERIES; q++) {
+                        x[q] = load(query + q * width + at);
+                        y[q] = load(g + q * width + at);
+                    }
+                    for (int64_t j = 0; j <= most; j++) {
+                        vec k = load(to_key + j * width + at), v = load(to_value + j * width + at);
+                        for (int q = 0; q < QUERIES; q++) {
+                            k += slopes[q * stride + j] * x[q];
+                            v += weights[q * stride + j] * y[q];
+                        }
+                        store(to_key + j * width + at, k);
+                        store(to_value + j * width + at, v);
+                    }
                 }
             }
+            for (int64_t t = s.from; t < s.length; t++)
+                turn(to_query + t * width, a, t, -1, a->scale,
+                     a->to_qkv + (s.own + t) * line + head * width, width);
         }
-        for (int64_t t = 0; t < length; t++)
-            turn(to_query + t * width, a, t, -1, a->scale, out + t * line + head * width, width);
+        put(a, to_key, to_value, pair, s.own, shared, s.length, width);
     }
-    for (int64_t t = 0; t < length; t++) {
-        float *to = out + t * line + (a->heads + pair) * width;
-        turn(to_key + t * width, a, t, -1, 1, to, width);
-        memcpy(to + a->pairs * width, to_value + t * width, sizeof(float) * width);
-    }
+    put(a, to_key, to_value, pair, a->starts[row], 0, shared, width);
 }
 
 /* With the usual widths known to the compiler, loops over them unroll. */
