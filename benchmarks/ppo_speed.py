@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -336,6 +337,17 @@ def worker(form: str, shape: Shape, folder: Path) -> None:
 # --------------------------------------------------------------------------- the table
 
 
+def processor() -> str:
+    """What the machine runs on: both sides' products depend on it, and not alike."""
+    cpus = Path("/proc/cpuinfo")
+    text = cpus.read_text(encoding="utf-8", errors="replace") if cpus.is_file() else ""
+    known = dict(re.findall(r"^(model name|cpu family|model)\s*: (.+)$", text, re.MULTILINE))
+    if "model name" not in known:
+        return f"{platform.machine()} CPU"
+    number = f"family {known.get('cpu family', '?')}, model {known.get('model', '?')}"
+    return f"{known['model name']} ({number}; {platform.machine()})"
+
+
 def once(form: str, shape: str, trl: Path, folder: Path) -> dict[str, Any]:
     command = [
         sys.executable,
@@ -377,7 +389,7 @@ def main() -> None:
     lines = [
         "# PPO: samples a second and memory, beside trl 1.12's PPOTrainer",
         "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()} CPU, "
+        f"{datetime.now(UTC):%Y-%m-%d}, {processor()}, "
         f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads, torch {torch.__version__}; "
         f"{PROMPT} prompt tokens, float32, LoRA r {RANK}; medians of {options.rounds} alternating "
         "processes. Ours scores with two reward models of three members each under Llama 2's rule, "

@@ -288,7 +288,8 @@ Tensor& set_tensor(Tensor& self, const Tensor& source) {
 
 /* ------------------------------------------------------------------ fused attention */
 
-/* As memory-efficient attention: between forward and backward a number a row is kept, no scores. */
+/* As memory-efficient attention: between forward and backward a number a row is kept, no scores; a
+ * query that sees nothing reads zeros. */
 const int64_t kEfficient = 2;  // sdp::SDPBackend
 
 int64_t choice(const Tensor&, const Tensor&, const Tensor&, const optional<Tensor>&, double, bool,
@@ -324,7 +325,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention(
     TORCH_CHECK(dropout == 0, "dropout in attention is to be written");
     Tensor q = on_cpu(query), k = heads_of(on_cpu(key), q), v = heads_of(on_cpu(value), q);
     Tensor found = scores(q, k, bias ? on_cpu(*bias) : Tensor(), causal, scale_of(q, scale));
-    Tensor read = found.softmax(-1).matmul(v.to(at::kFloat)).to(q.dtype());
+    Tensor read = at::_safe_softmax(found, -1).matmul(v.to(at::kFloat)).to(q.dtype());
     Tensor seed = at::empty({}, at::kLong);
     return {on_gpu(read), on_gpu(found.logsumexp(-1)), on_gpu(seed), on_gpu(seed.clone())};
 }
@@ -336,7 +337,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> attention_backward(
     TORCH_CHECK(!wanted[3], "a bias with a gradient is to be written");
     Tensor q = on_cpu(query), k = heads_of(on_cpu(key), q), v = heads_of(on_cpu(value), q);
     double by = scale_of(q, scale);
-    Tensor p = scores(q, k, on_cpu(bias), causal, by).softmax(-1);
+    Tensor p = at::_safe_softmax(scores(q, k, on_cpu(bias), causal, by), -1);
     Tensor to_read = on_cpu(g).to(at::kFloat);
     Tensor to_p = to_read.matmul(v.to(at::kFloat).transpose(-2, -1));
     Tensor to_scores = p * (to_p - (to_p * p).sum(-1, true)) * by;

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from harness.store.run import Run
@@ -96,17 +97,22 @@ def _training(run: Run) -> dict[str, float]:
     )
 
 
-def _samples(run: Run) -> dict[str, bytes]:
-    found = sorted(run.folder.rglob("evals/*/*/samples.jsonl"))
-    return {str(path.relative_to(run.folder)): path.read_bytes() for path in found}
+def _transcripts(run: Run) -> dict[str, str]:
+    """What was asked and answered in all evaluations."""
+    files = sorted(run.path.rglob("evals/*/*/samples.parquet"))
+    return {
+        f"{path.parent.relative_to(run.path)}/{row.row_id}": str(row.transcript)
+        for path in files
+        for row in pd.read_parquet(path).itertuples()
+    }
 
 
 def test_a_gpu_trains_and_evaluates_as_the_cpu_does(tmp_path: Path) -> None:
     """All stages in float32: other code, the same numbers."""
     schedule = _schedule(tmp_path, quantization="none", dtype="float32")
     there, here = (_run(m, schedule, m) for m in ("tests.pretended_gpu", "aldente"))
-    summaries = [json.loads(p.read_text()) for p in there.folder.rglob("evals/*/*/summary.json")]
-    assert {"cuda"} == {one["config"]["engine"]["device"] for one in summaries}
+    summaries = [json.loads(p.read_text()) for p in there.path.rglob("evals/*/*/summary.json")]
+    assert {"cuda"} == {one["engine"]["device"] for one in summaries}
     expected, found = _training(here), _training(there)
     assert expected.keys() == found.keys()
     assert {name.partition("-")[0] for name in expected} == STAGES.keys()
@@ -114,6 +120,7 @@ def test_a_gpu_trains_and_evaluates_as_the_cpu_does(tmp_path: Path) -> None:
         # At its first step a policy is its reference: which reply it likes better is rounding.
         if not name.endswith("implicit_accuracy"):
             assert math.isclose(found[name], value, rel_tol=1e-3, abs_tol=1e-4), name
+    assert _transcripts(there) == _transcripts(here)
 
 
 def test_a_quantised_run_on_a_gpu_comes_to_its_end(tmp_path: Path) -> None:
