@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import shutil
 import statistics
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from ppo_speed import SHAPES, base_folder, result_of
+from ppo_speed import SHAPES, base_folder, processor, result_of
 
 from trainers.validation import POCKET_BASE
 
@@ -124,7 +123,7 @@ def main() -> None:
     lines = [
         "# SFT, reward training and DPO: our layers beside trl's forward through transformers",
         "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {platform.machine()} CPU, "
+        f"{datetime.now(UTC):%Y-%m-%d}, {processor()}, "
         f"{os.environ.get('OMP_NUM_THREADS', 'all')} threads, torch {torch.__version__}; an epoch "
         f"of LoRA r 16 in float32, batch 32; medians of {options.rounds} alternating processes.",
         "",

@@ -17,7 +17,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from harness.adapters import activate, adapter_weights
 from harness.models import causal_model
-from trainers import dpo, learner, reward, rloo, sft, trunk_forward
+from trainers import dpo, learner, reward, rloo, separation, sft, trunk_forward
 from trainers.packing import IGNORED, PackedCollator
 from trainers.trunk_forward import Learners, through_trunk
 
@@ -228,7 +228,7 @@ def test_trl_gets_its_forward_back(model: Any) -> None:
 def test_stages_train_small_llamas_without_transformers_layers(
     tmp_path: Path, context: Any, models: Any, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """An epoch with the library's layers out of order."""
+    """An epoch with the library's layers out of order, once they have been asked about packing."""
 
     def broken(*_: Any, **__: Any) -> Any:
         raise AssertionError
@@ -254,6 +254,7 @@ def test_stages_train_small_llamas_without_transformers_layers(
         start=models[0],
         reward_models=models[1] if kind == "rloo" else (),
     )
+    monkeypatch.setattr(separation, "keeps_apart", lambda *_: True)
     monkeypatch.setattr(LlamaModel, "forward", broken)
     *_, last = stages[kind].checkpoints(ctx)
     assert last.training["step" if kind != "reward" else "pairs"] > 0
