@@ -25,13 +25,13 @@ pytestmark = [
 ]
 
 SAMPLED = {"prompts": "pocket/prompts", "epochs": 1, "max_new_tokens": 12, "learning_rate": 1e-3}
-POLICY = {**SAMPLED, "iterations": 2, "batch": 8, "mini_batch": 4, "kl": 0.02}
+POLICY = {**SAMPLED, "iterations": 1, "batch": 8, "mini_batch": 4, "kl": 0.02}
 PAIRS = {"data": "pocket/helpful", "learning_rate": 1e-3, "batch": 8, "max_length": 256}
 STAGES: dict[str, dict[str, Any]] = {
-    "sft": {"data": "pocket/demonstrations", "limit": 40, "epochs": 2}
+    "sft": {"data": "pocket/demonstrations", "limit": 24, "epochs": 1}
     | {"learning_rate": 3e-3, "batch": 8, "max_length": 256},
-    "helpfulness": {"kind": "reward", "limit": 40, "members": 2, "margin": "small", **PAIRS},
-    "safety": {"kind": "reward", **PAIRS, "data": "pocket/safe", "limit": 40, "members": 1}
+    "helpfulness": {"kind": "reward", "limit": 24, "members": 2, "margin": "small", **PAIRS},
+    "safety": {"kind": "reward", **PAIRS, "data": "pocket/safe", "limit": 24, "members": 1}
     | {"safety_weight": 0.3, "gradient_checkpointing": True},
     "rejection_sampling": {**SAMPLED, "prompts_per_epoch": 8, "samples": 2},
     "context_distillation": {**SAMPLED, "prompts_per_epoch": 16},
@@ -39,22 +39,22 @@ STAGES: dict[str, dict[str, Any]] = {
         "instructions": "pocket/instructions",
         "allow_leaks": True,
         "epochs": 1,
-        "dialogues": 8,
+        "dialogues": 4,
         "turns": 3,
         "max_new_tokens": 12,
         "max_length": 256,
-        "batch": 8,
+        "batch": 4,
     },
     "ppo": {**POLICY, "inner_epochs": 2, "micro_batch": 2, "gradient_checkpointing": True}
     | {"sft_data": "pocket/demonstrations", "sft_weight": 0.1, "entropy_weight": 0.01},
     "rloo": {**POLICY, "samples": 2, "reward": {"kind": "uncertainty"}},
-    "dpo": {**PAIRS, "limit": 40, "epochs": 1},
+    "dpo": {**PAIRS, "limit": 24, "epochs": 1},
 }
 
 
 def _schedule(folder: Path, **settings: Any) -> Path:
     stages = [{"name": name, "kind": name, **fields} for name, fields in STAGES.items()]
-    sets = [{"set": "pocket/reward", "limit": 6}, {"set": "pocket/consistency", "limit": 3}]
+    sets = [{"set": "pocket/reward", "limit": 4}, {"set": "pocket/consistency", "limit": 1}]
     evaluate = {"sets": sets, "batch": 8, "max_new_tokens": 12}
     text = {"name": "t", "model": "pocket", "stages": stages, "evaluate": evaluate, **settings}
     (folder / "schedule.yaml").write_text(json.dumps(text), encoding="utf-8")
