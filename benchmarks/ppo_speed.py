@@ -429,10 +429,11 @@ def main() -> None:
                 run = found[form][-1]
                 speed = statistics.median(one["rate"] for one in found[form])
                 limit = SHAPES[shape].batch * speed / run["work"]
+                work = f"{run['work'] / 1e9:.0f} GFLOP an iteration"
                 lines.append(
-                    f"| {shape} | limit of {form}: {run['work'] / 1e9:.0f} GFLOP an iteration at the "
-                    f"{speed / 1e9:.0f} GFLOP/s of torch's bare product: {limit:.1f} samples/s, of "
-                    f"which we reach {rates[form] / limit:.0%} | | | | | |"
+                    f"| {shape} | limit of {form}: {work} at the {speed / 1e9:.0f} GFLOP/s of "
+                    f"torch's bare product: {limit:.1f} samples/s, of which we reach "
+                    f"{rates[form] / limit:.0%} | | | | | |"
                 )
             print("\n".join(lines[-len(forms) - 3 :]), flush=True)
     text = "\n".join(lines) + "\n"
